@@ -27,7 +27,11 @@ export interface BlockDevice {
    * Makes the range read as zeroes. `allocate` (NBD_CMD_FLAG_NO_HOLE) asks that later writes there cannot
    * fail for lack of space; a log-structured volume meets it as any copy-on-write store does, by storing zeroes.
    */
-  writeZeroes(offset: number, length: number, options: { fua: boolean; allocate: boolean }): Promise<void>;
+  writeZeroes(
+    offset: number,
+    length: number,
+    options: { fua: boolean; allocate: boolean },
+  ): Promise<void>;
 
   /** Everything that was acknowledged before this call survives a power cut once it resolves. */
   flush(): Promise<void>;

@@ -69,7 +69,11 @@ export function isErrorCode(value: unknown): value is ErrorCode {
 }
 
 /** Wraps anything thrown into a VolumeError; an unknown error becomes `fallback`, with the original as its cause. */
-export function toVolumeError(error: unknown, what: string, fallback: ErrorCode = 'INTERNAL'): VolumeError {
+export function toVolumeError(
+  error: unknown,
+  what: string,
+  fallback: ErrorCode = 'INTERNAL',
+): VolumeError {
   if (error instanceof VolumeError) return error;
   const message = error instanceof Error ? error.message : String(error);
   return new VolumeError(fallback, `${what}: ${message}`, { cause: error });

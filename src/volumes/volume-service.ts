@@ -3,7 +3,14 @@
  * arguments take an id or a name (id first). Every call can be repeated and ends in the same state; a call on
  * a volume with another operation under way rejects with OPERATION_PENDING. Reads take no lock.
  */
-import type { Capacity, ExportAddress, FlushTarget, Snapshot, Volume, VolumeSource } from './volume.ts';
+import type {
+  Capacity,
+  ExportAddress,
+  FlushTarget,
+  Snapshot,
+  Volume,
+  VolumeSource,
+} from './volume.ts';
 
 export interface CreateVolumeRequest {
   /** Any Unicode without control characters, 1 to 128 bytes of UTF-8. */
@@ -72,7 +79,10 @@ export interface VolumeService {
   rollbackSnapshot(snapshot: SnapshotRef): Promise<void>;
   getSnapshot(snapshot: SnapshotRef): Promise<Snapshot>;
   /** All snapshots, oldest first, or those of one volume, or the one with this id or claimed name. */
-  listSnapshots(filter: { volume?: string; snapshot?: string }, page: PageRequest): Promise<Page<Snapshot>>;
+  listSnapshots(
+    filter: { volume?: string; snapshot?: string },
+    page: PageRequest,
+  ): Promise<Page<Snapshot>>;
   /** Resolves once synced; SNAPSHOT_TIMEOUT after `timeoutSeconds` (the snapshot stays). */
   waitSnapshot(snapshot: SnapshotRef, timeoutSeconds: number): Promise<Snapshot>;
 
