@@ -1,0 +1,177 @@
+/**
+ * An open file of LinuxDisk. The descriptor is given back when the file is closed and no call off the thread uses
+ * it any more.
+ */
+import fs from 'node:fs';
+import { errno, readNoWait } from '../../base/ffi.ts';
+import { assert } from '../../base/assert.ts';
+import { VolumeError } from '../../volumes/errors.ts';
+import { diskError } from './disk-errors.ts';
+import type { DiskFile } from './disk.ts';
+
+/**
+ * Where the kernel or the filesystem has no RWF_NOWAIT, a cached read this small is simply made: it may block the
+ * thread for one device access. Longer ones count as not cached and go off the thread.
+ */
+const blockingReadBytesMax = 64 * 1024;
+
+type Callback<T> = (error: Error | null, value: T) => void;
+
+export class LinuxFile implements DiskFile {
+  readonly path: string;
+  readonly #fd: number;
+  #noWait = true;
+  #closed = false;
+  #callsRunning = 0;
+
+  constructor(path: string, fd: number) {
+    this.path = path;
+    this.#fd = fd;
+  }
+
+  write(buffers: readonly Uint8Array[], position: number): void {
+    this.#assertOpen();
+    const [first, ...more] = buffers;
+    if (first === undefined) return;
+    try {
+      if (more.length === 0) this.#writeOne(first, position);
+      else this.#writeMany(buffers, position);
+    } catch (error) {
+      throw diskError(error, `write ${this.path}`);
+    }
+  }
+
+  readCached(buffer: Uint8Array, position: number): boolean {
+    this.#assertOpen();
+    const length = buffer.byteLength;
+    if (this.#noWait) {
+      const count = readNoWait(this.#fd, buffer, position);
+      if (count >= 0) return count === length;
+      if (count === -errno.EAGAIN) return false;
+      // EOPNOTSUPP, ENOSYS, EINVAL: this file can't say. A damaged device (EIO) shows itself in the read below.
+      this.#noWait = false;
+    }
+    return length <= blockingReadBytesMax && this.readSync(buffer, position) === length;
+  }
+
+  readSync(buffer: Uint8Array, position: number): number {
+    this.#assertOpen();
+    try {
+      let done = 0;
+      while (done < buffer.byteLength) {
+        const count = fs.readSync(
+          this.#fd,
+          buffer,
+          done,
+          buffer.byteLength - done,
+          position + done,
+        );
+        if (count === 0) break;
+        done += count;
+      }
+      return done;
+    } catch (error) {
+      throw diskError(error, `read ${this.path}`);
+    }
+  }
+
+  async read(buffer: Uint8Array, position: number): Promise<number> {
+    let done = 0;
+    while (done < buffer.byteLength) {
+      const from = done;
+      const count = await this.#offThread<number>('read', (callback) => {
+        fs.read(this.#fd, buffer, from, buffer.byteLength - from, position + from, callback);
+      });
+      if (count === 0) break;
+      done += count;
+    }
+    return done;
+  }
+
+  async sync(): Promise<void> {
+    await this.#offThread<void>('sync', (callback) => {
+      fs.fdatasync(this.#fd, (error) => {
+        callback(error, undefined);
+      });
+    });
+  }
+
+  truncate(sizeBytes: number): void {
+    this.#assertOpen();
+    try {
+      fs.ftruncateSync(this.#fd, sizeBytes);
+    } catch (error) {
+      throw diskError(error, `truncate ${this.path}`);
+    }
+  }
+
+  sizeBytes(): number {
+    this.#assertOpen();
+    try {
+      return fs.fstatSync(this.#fd).size;
+    } catch (error) {
+      throw diskError(error, `stat ${this.path}`);
+    }
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#releaseWhenUnused();
+  }
+
+  #writeOne(buffer: Uint8Array, position: number): void {
+    let done = 0;
+    while (done < buffer.byteLength) {
+      const count = fs.writeSync(this.#fd, buffer, done, buffer.byteLength - done, position + done);
+      if (count === 0) throw new VolumeError('INTERNAL', `write ${this.path}: wrote nothing`);
+      done += count;
+    }
+  }
+
+  #writeMany(buffers: readonly Uint8Array[], position: number): void {
+    let rest = buffers.filter((buffer) => buffer.byteLength > 0);
+    let at = position;
+    while (rest.length > 0) {
+      let count = fs.writevSync(this.#fd, rest, at);
+      if (count === 0) throw new VolumeError('INTERNAL', `write ${this.path}: wrote nothing`);
+      at += count;
+      const unwritten = rest.findIndex((buffer) => {
+        if (count < buffer.byteLength) return true;
+        count -= buffer.byteLength;
+        return false;
+      });
+      if (unwritten < 0) return;
+      rest = rest.slice(unwritten);
+      const partial = rest[0];
+      if (partial !== undefined && count > 0) rest[0] = partial.subarray(count);
+    }
+  }
+
+  #offThread<T>(operation: string, start: (callback: Callback<T>) => void): Promise<T> {
+    if (this.#closed) {
+      return Promise.reject(
+        new VolumeError('INTERNAL', `${operation} ${this.path}: file is closed`),
+      );
+    }
+    this.#callsRunning++;
+    return new Promise<T>((resolve, reject) => {
+      start((error, value) => {
+        this.#callsRunning--;
+        this.#releaseWhenUnused();
+        if (error === null) resolve(value);
+        else reject(diskError(error, `${operation} ${this.path}`));
+      });
+    });
+  }
+
+  #releaseWhenUnused(): void {
+    if (!this.#closed || this.#callsRunning > 0) return;
+    // EIO from close(2) would tell of a failed write-back; whoever needs to know has called sync.
+    fs.close(this.#fd, () => undefined);
+  }
+
+  #assertOpen(): void {
+    assert(!this.#closed, `${this.path} is open`);
+  }
+}
