@@ -10,11 +10,9 @@ import type {
   NodeService,
   SnapshotMetadataService,
 } from '../api/generated/csi.ts';
+import type { CallContext } from '../api/grpc-server.ts';
 
-export interface CallContext {
-  /** Aborted when the caller gave up or its deadline passed: stop waiting, but leave a state that a retry can continue. */
-  readonly signal: AbortSignal;
-}
+export type { CallContext };
 
 /** What ts-proto generates for one method. */
 interface MethodShape {
