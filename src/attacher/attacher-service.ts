@@ -1,0 +1,359 @@
+/**
+ * The attacher: one block device per volume, found again after any crash. It keeps the records, one lock per
+ * volume and the order of steps; the strategy makes and removes the devices.
+ *
+ * A record exists before anything of a device does, and until nothing of it does. Its phase tells whether somebody
+ * may rely on the device: `attaching` is undone by whoever finds it, `detaching` is completed. What has no
+ * readable record is reported and never removed but by a detach of its volume.
+ */
+import pLimit from 'p-limit';
+import type { Clock } from '../base/clock.ts';
+import type { Logger } from '../base/logger.ts';
+import { systemRandom, type Random } from '../base/random.ts';
+import type { Device, DeviceService } from '../volumes/device-service.ts';
+import { VolumeError } from '../volumes/errors.ts';
+import { parseNbdUri } from '../nbd/uri.ts';
+import {
+  readBootId,
+  RecordStore,
+  volumeKey,
+  type AttachmentRecord,
+  type Phase,
+} from './records.ts';
+import type { DeviceStrategy, Inspection, Target, TargetExport } from './strategy.ts';
+import { waitUntil } from './waiting.ts';
+
+export interface AttacherOptions {
+  readonly stateDirectory: string;
+  readonly driverName: string;
+  /** The first makes new devices; all of them serve those that they made. */
+  readonly strategies: readonly [DeviceStrategy, ...DeviceStrategy[]];
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly random?: Random;
+  /** The running kernel's boot; read from /proc unless given. */
+  readonly bootId?: string;
+}
+
+type ExportTarget = Target & { export: TargetExport };
+
+/** How many volumes are repaired or looked at side by side. */
+const concurrency = 8;
+/** How long close() waits for running operations; they are bounded themselves, and found at the next start. */
+const closeTimeoutMs = 60_000;
+
+export class AttacherService implements DeviceService {
+  readonly #options: AttacherOptions;
+  readonly #records: RecordStore;
+  readonly #clock: Clock;
+  readonly #logger: Logger;
+  readonly #busy = new Set<string>();
+  #instanceId = '';
+  #bootId = '';
+  #state: 'new' | 'started' | 'closed' = 'new';
+
+  constructor(options: AttacherOptions) {
+    this.#options = options;
+    this.#records = new RecordStore(options.stateDirectory);
+    this.#clock = options.clock;
+    this.#logger = options.logger;
+  }
+
+  /** Unique to this state directory; empty before start. */
+  get instanceId(): string {
+    return this.#instanceId;
+  }
+
+  /** Finds what exists, finishes or undoes what is half-made, and only then serves. Can be repeated. */
+  async start(): Promise<void> {
+    this.#instanceId = await this.#records.open(this.#options.random ?? systemRandom);
+    this.#bootId = this.#options.bootId ?? (await readBootId());
+    for (const strategy of this.#options.strategies) await strategy.start();
+    const limit = pLimit(concurrency);
+    const stored = await this.#records.list();
+    await Promise.all(
+      stored.map((entry) =>
+        limit(async () => {
+          if ('record' in entry) await this.#recover(entry.record);
+          else
+            this.#logger.error('record cannot be read', { key: entry.key, reason: entry.problem });
+        }),
+      ),
+    );
+    const known = new Set(stored.map((entry) => entry.key));
+    for (const strategy of this.#options.strategies) {
+      for (const key of await strategy.list()) {
+        if (!known.has(key))
+          this.#logger.error('device without a record', { key, strategy: strategy.name });
+      }
+    }
+    this.#state = 'started';
+    const { driverName } = this.#options;
+    const devices = stored.length;
+    this.#logger.info('attacher started', { driverName, instanceId: this.#instanceId, devices });
+  }
+
+  /** Lets running operations end and refuses new ones. Devices stay and go on working. */
+  async close(): Promise<void> {
+    this.#state = 'closed';
+    const idle = (): Promise<boolean> => Promise.resolve(this.#busy.size === 0);
+    if (!(await waitUntil(this.#clock, { timeoutMs: closeTimeoutMs, everyMs: 20 }, idle))) {
+      this.#logger.warn('closed with operations running', { operations: this.#busy.size });
+    }
+  }
+
+  async attach(request: TargetExport): Promise<Device> {
+    validate(request);
+    return this.#exclusively(request.volumeId, () => this.#attach(request));
+  }
+
+  async detach(volumeId: string): Promise<void> {
+    await this.#exclusively(volumeId, () => this.#detach(volumeId));
+  }
+
+  async resize(volumeId: string, sizeBytes: number): Promise<Device> {
+    if (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0) {
+      throw new VolumeError(
+        'INVALID_ARGUMENT',
+        `resize ${volumeId}: ${sizeBytes} is no size in bytes`,
+      );
+    }
+    return this.#exclusively(volumeId, async () => {
+      const { record, details } = await this.#require(volumeId);
+      const strategy = this.#strategyOf(record);
+      return deviceOf(record, await strategy.resize(targetOf(record), details, sizeBytes));
+    });
+  }
+
+  async getDevice(volumeId: string): Promise<Device> {
+    this.#requireStarted();
+    const { record } = await this.#require(volumeId);
+    return this.#inspect(record);
+  }
+
+  async listDevices(): Promise<Device[]> {
+    this.#requireStarted();
+    const limit = pLimit(concurrency);
+    const shown: AttachmentRecord[] = [];
+    for (const entry of await this.#records.list()) {
+      if ('record' in entry && isShown(entry.record)) shown.push(entry.record);
+    }
+    return Promise.all(shown.map((record) => limit(() => this.#inspect(record))));
+  }
+
+  async #attach(request: TargetExport): Promise<Device> {
+    const key = volumeKey(request.volumeId);
+    const stored = await this.#records.read(key);
+    if (stored !== null && 'problem' in stored) {
+      const why = `its record cannot be read (${stored.problem}): detach it first`;
+      throw new VolumeError('CORRUPT', `attach ${request.volumeId}: ${why}`);
+    }
+    if (stored?.record.phase === 'attached') return this.#existing(stored.record, request);
+    if (stored !== null) await this.#removeDevice(stored.record, this.#strategyOf(stored.record));
+    const [strategy] = this.#options.strategies;
+    if (stored === null && (await this.#runs(key))) {
+      const why = 'it has a device without a record: detach it first';
+      throw new VolumeError('CORRUPT', `attach ${request.volumeId}: ${why}`);
+    }
+    return this.#attachNew(this.#newRecord(request, strategy.name), strategy);
+  }
+
+  async #existing(record: AttachmentRecord, request: TargetExport): Promise<Device> {
+    if (record.uri !== request.uri || record.readOnly !== request.readOnly) {
+      const mode = record.readOnly ? 'read-only' : 'read-write';
+      const why = `it is attached ${mode} from ${record.uri}`;
+      throw new VolumeError('ALREADY_EXISTS', `attach ${request.volumeId}: ${why}`);
+    }
+    return this.#inspect(record);
+  }
+
+  async #attachNew(record: AttachmentRecord, strategy: DeviceStrategy): Promise<Device> {
+    const { volumeId } = record;
+    await this.#records.write(record);
+    let latest = record;
+    try {
+      const target = targetOf(record);
+      const inspection = await strategy.attach(target, async (details) => {
+        latest = { ...latest, details };
+        await this.#records.write(latest);
+      });
+      latest = { ...latest, phase: 'attached' };
+      await this.#records.write(latest);
+      this.#logger.info('device attached', { volumeId, device: inspection.path, uri: record.uri });
+      return deviceOf(latest, inspection);
+    } catch (error) {
+      await this.#undo(latest, strategy);
+      throw error;
+    }
+  }
+
+  /** The attach's own error matters more than the undo's, which the next attach or start repeats. */
+  async #undo(record: AttachmentRecord, strategy: DeviceStrategy): Promise<void> {
+    const { volumeId } = record;
+    try {
+      await this.#removeDevice(record, strategy);
+    } catch (error) {
+      this.#logger.error('failed attach could not be undone', { volumeId, error });
+    }
+  }
+
+  async #detach(volumeId: string): Promise<void> {
+    const key = volumeKey(volumeId);
+    const stored = await this.#records.read(key);
+    if (stored !== null && 'record' in stored) {
+      const { record } = stored;
+      await this.#records.write({ ...record, phase: 'detaching' });
+      await this.#removeDevice(record, this.#strategyOf(record));
+      this.#logger.info('device detached', { volumeId });
+      return;
+    }
+    if (stored === null && !(await this.#runs(key))) return;
+    this.#logger.warn('detaching a device without a record', { volumeId });
+    for (const strategy of this.#options.strategies)
+      await strategy.detach({ key, export: null }, null);
+    await this.#records.remove(key);
+  }
+
+  async #removeDevice(record: AttachmentRecord, strategy: DeviceStrategy): Promise<void> {
+    const target = targetOf(record);
+    await strategy.detach(target, record.details);
+    await this.#records.remove(target.key);
+  }
+
+  /** Whether anything of the volume runs that has no record. */
+  async #runs(key: string): Promise<boolean> {
+    for (const strategy of this.#options.strategies) {
+      if ((await strategy.list()).includes(key)) return true;
+    }
+    return false;
+  }
+
+  async #recover(record: AttachmentRecord): Promise<void> {
+    const { volumeId, phase } = record;
+    try {
+      await this.#locked(volumeId, () => this.#recoverLocked(record));
+    } catch (error) {
+      // One volume's trouble must not keep the others from being served.
+      this.#logger.error('device could not be recovered', { volumeId, phase, error });
+    }
+  }
+
+  async #recoverLocked(record: AttachmentRecord): Promise<void> {
+    const { volumeId, phase } = record;
+    const strategy = this.#strategyOf(record);
+    const target = targetOf(record);
+    if (record.bootId !== this.#bootId) {
+      await strategy.forget(target);
+      await this.#records.remove(target.key);
+      this.#logger.warn('device did not outlive the reboot, its record is cleared', { volumeId });
+      return;
+    }
+    if (phase !== 'attached') {
+      this.#logger.warn('half-made device is removed', { volumeId, phase });
+      await this.#removeDevice(record, strategy);
+      return;
+    }
+    const { path, state, reason } = await this.#inspect(record);
+    const log = state === 'attached' ? 'info' : 'warn';
+    this.#logger[log]('device found', { volumeId, device: path, state, reason });
+  }
+
+  async #inspect(record: AttachmentRecord): Promise<Device> {
+    if (record.phase === 'detaching') {
+      const reason = 'a detach did not complete: repeat it';
+      return deviceOf(record, { path: '', sizeBytes: 0, state: 'broken', reason });
+    }
+    const inspection = await this.#strategyOf(record).inspect(
+      targetOf(record),
+      record.details ?? {},
+    );
+    return deviceOf(record, inspection);
+  }
+
+  async #require(
+    volumeId: string,
+  ): Promise<{ record: AttachmentRecord; details: Record<string, unknown> }> {
+    const stored = await this.#records.read(volumeKey(volumeId));
+    if (stored !== null && 'problem' in stored) {
+      throw new VolumeError(
+        'CORRUPT',
+        `device of ${volumeId}: its record cannot be read: ${stored.problem}`,
+      );
+    }
+    if (stored === null || !isShown(stored.record)) {
+      throw new VolumeError('PATH_NOT_FOUND', `device of ${volumeId}: it is not attached`);
+    }
+    return { record: stored.record, details: stored.record.details ?? {} };
+  }
+
+  #newRecord(request: TargetExport, strategy: string): AttachmentRecord {
+    const phase: Phase = 'attaching';
+    const { volumeId, uri, readOnly } = request;
+    const [instanceId, bootId] = [this.#instanceId, this.#bootId];
+    return {
+      version: 1,
+      instanceId,
+      bootId,
+      volumeId,
+      uri,
+      readOnly,
+      strategy,
+      phase,
+      details: null,
+    };
+  }
+
+  #strategyOf(record: AttachmentRecord): DeviceStrategy {
+    const strategy = this.#options.strategies.find(({ name }) => name === record.strategy);
+    if (strategy !== undefined) return strategy;
+    const why = `it was made by the strategy ${record.strategy}, which does not run here`;
+    throw new VolumeError('NOT_CAPABLE', `device of ${record.volumeId}: ${why}`);
+  }
+
+  async #exclusively<T>(volumeId: string, work: () => Promise<T>): Promise<T> {
+    this.#requireStarted();
+    return this.#locked(volumeId, work);
+  }
+
+  async #locked<T>(volumeId: string, work: () => Promise<T>): Promise<T> {
+    if (this.#busy.has(volumeId)) {
+      const why = 'another operation on its device is running';
+      throw new VolumeError('OPERATION_PENDING', `device of ${volumeId}: ${why}`);
+    }
+    this.#busy.add(volumeId);
+    try {
+      return await work();
+    } finally {
+      this.#busy.delete(volumeId);
+    }
+  }
+
+  #requireStarted(): void {
+    if (this.#state === 'started') return;
+    if (this.#state === 'closed')
+      throw new VolumeError('SHUTTING_DOWN', 'attacher: it is shutting down');
+    throw new VolumeError('UNAVAILABLE', 'attacher: it is still starting');
+  }
+}
+
+function validate(request: TargetExport): void {
+  const bytes = Buffer.byteLength(request.volumeId);
+  if (bytes === 0 || bytes > 256) {
+    throw new VolumeError('INVALID_ARGUMENT', 'attach: a volume id has 1 to 256 bytes');
+  }
+  parseNbdUri(request.uri);
+}
+
+function isShown(record: AttachmentRecord): boolean {
+  return record.phase !== 'attaching';
+}
+
+function targetOf(record: AttachmentRecord): ExportTarget {
+  const { volumeId, uri, readOnly } = record;
+  return { key: volumeKey(volumeId), export: { volumeId, uri, readOnly } };
+}
+
+function deviceOf(record: AttachmentRecord, inspection: Inspection): Device {
+  const { volumeId, uri, readOnly, strategy } = record;
+  return { volumeId, uri, readOnly, strategy, ...inspection };
+}

@@ -1,0 +1,274 @@
+/**
+ * Devices without the kernel's NBD client: qemu-storage-daemon shows the export as a file through FUSE, and a loop
+ * device makes a block device of the file. Works on any kernel with fuse and loop.
+ *
+ * The loop device uses direct I/O: the FUSE file is not cached by the kernel either, so data is cached once, in
+ * the filesystem above, and many requests run at a time (measured at queue depth 32: 47k instead of 12k random
+ * writes of 4 KiB per second).
+ */
+import { mkdir, realpath, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Clock } from '../../base/clock.ts';
+import type { Logger } from '../../base/logger.ts';
+import { codeOfOptionError } from '../../nbd/errors.ts';
+import type { RunCommand } from '../../volumes/command.ts';
+import { VolumeError } from '../../volumes/errors.ts';
+import { listMounts } from '../mounts.ts';
+import { probeExport, type ExportProbe } from '../nbd-probe.ts';
+import { isAlive } from '../processes.ts';
+import type {
+  Details,
+  DeviceStrategy,
+  Inspection,
+  SaveDetails,
+  Target,
+  TargetExport,
+} from '../strategy.ts';
+import { waitUntil } from '../waiting.ts';
+import {
+  defaultFuseTimeouts,
+  noDetails,
+  readDetails,
+  type FuseDetails,
+  type FuseTimeouts,
+} from './fuse-details.ts';
+import { detachFuse } from './fuse-detach.ts';
+import {
+  awaitMounted,
+  foldersWithDaemons,
+  fuseFolder,
+  lastWords,
+  startDaemon,
+  type FuseFolder,
+} from './fuse-daemon.ts';
+import { growDaemon } from './grow.ts';
+import { LoopDevices, type Backing } from './loop-devices.ts';
+import { QmpClient } from './qmp-client.ts';
+
+export interface FuseStrategyOptions {
+  readonly stateDirectory: string;
+  readonly runCommand: RunCommand;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly timeouts?: Partial<FuseTimeouts>;
+  /** How long I/O waits for a lost volumedriver before it fails. 3600 unless given. */
+  readonly reconnectDelaySeconds?: number;
+  /** Name or path of qemu-storage-daemon. */
+  readonly daemonProgram?: string;
+}
+
+type ExportTarget = Target & { export: TargetExport };
+
+export class FuseStrategy implements DeviceStrategy {
+  readonly name = 'fuse';
+  readonly #options: FuseStrategyOptions;
+  readonly #timeouts: FuseTimeouts;
+  readonly #program: string;
+  readonly #reconnectDelaySeconds: number;
+  readonly #loops: LoopDevices;
+  #parent: string;
+
+  constructor(options: FuseStrategyOptions) {
+    this.#options = options;
+    this.#timeouts = { ...defaultFuseTimeouts, ...options.timeouts };
+    this.#program = options.daemonProgram ?? 'qemu-storage-daemon';
+    this.#reconnectDelaySeconds = options.reconnectDelaySeconds ?? 3600;
+    this.#parent = join(options.stateDirectory, 'fuse');
+    const { runCommand, clock } = options;
+    this.#loops = new LoopDevices({
+      runCommand,
+      clock,
+      commandTimeoutMs: this.#timeouts.commandMs,
+    });
+  }
+
+  async start(): Promise<void> {
+    await mkdir(this.#parent, { recursive: true, mode: 0o700 });
+    // The kernel shows backing files and mounts by their real paths.
+    this.#parent = await realpath(this.#parent);
+    const longest = Buffer.byteLength(fuseFolder(this.#parent, '0123456789abcdef').qmpSocketPath);
+    if (longest > 107) {
+      const why = `its sockets would have paths of ${longest} bytes, and unix(7) allows 107`;
+      throw new VolumeError('INVALID_ARGUMENT', `use the state directory ${this.#parent}: ${why}`);
+    }
+  }
+
+  async attach(target: ExportTarget, save: SaveDetails): Promise<Inspection> {
+    const { uri, readOnly } = target.export;
+    const offered = requireOffered(await this.#probe(uri), readOnly);
+    const folder = this.#folder(target);
+    await mkdir(folder.path, { recursive: true, mode: 0o700 });
+    await writeFile(folder.mountpoint, '', { mode: 0o600 });
+    const daemon = await startDaemon(folder, {
+      program: this.#program,
+      uri,
+      readOnly,
+      reconnectDelaySeconds: this.#reconnectDelaySeconds,
+    });
+    await save({ ...noDetails, daemon });
+    const wait = { clock: this.#options.clock, timeoutMs: this.#timeouts.startMs };
+    const deviceNumber = await awaitMounted(folder, daemon, wait);
+    const device = await this.#loops.create(folder.mountpoint, { readOnly });
+    const details: FuseDetails = { daemon, deviceNumber, device };
+    await save(details);
+    if (!(await this.#loops.usesDirectIo(device))) {
+      this.#options.logger.warn('loop device without direct i/o caches twice', { device });
+    }
+    const sizeBytes = await this.#loops.sizeBytes(device);
+    // A server may be larger than whole sectors; the device shows those only.
+    if (sizeBytes !== Math.floor(offered.sizeBytes / 512) * 512) {
+      const why = `${device} shows ${sizeBytes} bytes, the export has ${offered.sizeBytes}`;
+      throw new VolumeError('UNAVAILABLE', `attach: ${why}`);
+    }
+    return { path: device, sizeBytes, state: 'attached', reason: '' };
+  }
+
+  async detach(target: Target, saved: Details | null): Promise<void> {
+    const details = readDetails(saved) ?? noDetails;
+    const folder = this.#folder(target);
+    const uri = target.export?.uri;
+    await detachFuse(
+      { folder, details, program: this.#program, readOnly: target.export?.readOnly ?? false },
+      {
+        loops: this.#loops,
+        timeouts: this.#timeouts,
+        runCommand: this.#options.runCommand,
+        clock: this.#options.clock,
+        logger: this.#options.logger.child({
+          volumeId: target.export?.volumeId ?? '',
+          key: target.key,
+        }),
+        refused: async () =>
+          uri !== undefined && (await this.#confirmedProbe(uri)).kind === 'refused',
+      },
+    );
+    await rm(folder.path, { recursive: true, force: true });
+  }
+
+  async resize(target: ExportTarget, saved: Details, sizeBytes: number): Promise<Inspection> {
+    const before = await this.inspect(target, saved);
+    if (before.state !== 'attached') {
+      throw new VolumeError(
+        'UNAVAILABLE',
+        `grow the device: it is ${before.state}: ${before.reason}`,
+      );
+    }
+    if (before.sizeBytes >= sizeBytes) return before;
+    const { uri, readOnly } = target.export;
+    const offered = requireOffered(await this.#probe(uri), readOnly);
+    if (offered.sizeBytes < sizeBytes) {
+      const why = `the export has ${offered.sizeBytes} bytes, not ${sizeBytes}`;
+      throw new VolumeError('OUT_OF_RANGE', `grow the device: ${why}`);
+    }
+    await this.#growDaemon(target, sizeBytes);
+    await this.#growLoop(this.#folder(target), before.path, sizeBytes);
+    return this.inspect(target, saved);
+  }
+
+  async inspect(target: ExportTarget, saved: Details): Promise<Inspection> {
+    const details = readDetails(saved);
+    if (details?.device == null) return broken('', 0, 'the record names no device');
+    const { device, daemon } = details;
+    const folder = this.#folder(target);
+    if (!(await this.#loops.isOurs(device, backingOf(folder, details)))) {
+      return broken(device, 0, `${device} does not belong to this volume any more`);
+    }
+    const sizeBytes = await this.#loops.sizeBytes(device);
+    if (daemon === null || !(await isAlive(daemon))) {
+      const said = await lastWords(folder);
+      const pid = daemon === null ? '' : ` (pid ${daemon.pid})`;
+      return broken(device, sizeBytes, `its FUSE daemon${pid} died${said ? `: ${said}` : ''}`);
+    }
+    const probe = await this.#confirmedProbe(target.export.uri);
+    if (probe.kind === 'refused')
+      return broken(device, sizeBytes, `the export is refused: ${probe.reason}`);
+    if (probe.kind === 'offered') return { path: device, sizeBytes, state: 'attached', reason: '' };
+    const reason = `the volumedriver does not answer: ${probe.reason}`;
+    return { path: device, sizeBytes, state: 'waiting', reason };
+  }
+
+  async list(): Promise<string[]> {
+    const prefix = `${this.#parent}/`;
+    const paths = [
+      ...(await foldersWithDaemons(this.#parent, this.#program)).map((key) => `${prefix}${key}`),
+      ...(await this.#loops.backingFilesUnder(this.#parent)),
+      ...(await listMounts()).map((mount) => mount.mountpoint),
+    ];
+    const keys = paths
+      .filter((path) => path.startsWith(prefix))
+      .map((path) => path.slice(prefix.length).split('/')[0] ?? '');
+    return [...new Set(keys.filter((key) => key !== ''))].sort();
+  }
+
+  async forget(target: Target): Promise<void> {
+    const folder = this.#folder(target);
+    if ((await this.list()).includes(target.key)) {
+      throw new VolumeError('INTERNAL', `forget ${folder.path}: something of it still runs`);
+    }
+    await rm(folder.path, { recursive: true, force: true });
+  }
+
+  async #growDaemon(target: ExportTarget, sizeBytes: number): Promise<void> {
+    const { clock, logger } = this.#options;
+    const { uri, readOnly } = target.export;
+    const path = this.#folder(target).qmpSocketPath;
+    const qmp = await QmpClient.open(path, { clock, timeoutMs: this.#timeouts.qmpMs });
+    try {
+      const reconnectDelaySeconds = this.#reconnectDelaySeconds;
+      await growDaemon(qmp, { uri, readOnly, reconnectDelaySeconds, sizeBytes }, logger);
+    } finally {
+      qmp.close();
+    }
+  }
+
+  /** The kernel may take the file's size from an attribute cache of one second: stat refreshes it, then again. */
+  async #growLoop(folder: FuseFolder, device: string, sizeBytes: number): Promise<void> {
+    const { clock, runCommand } = this.#options;
+    const timeoutMs = this.#timeouts.commandMs;
+    const grown = await waitUntil(clock, { timeoutMs, everyMs: 300 }, async () => {
+      await runCommand('stat', ['--format=%s', folder.mountpoint], { timeoutMs });
+      await this.#loops.takeSize(device);
+      const { stdout } = await runCommand('blockdev', ['--getsize64', device], { timeoutMs });
+      return Number(stdout) >= sizeBytes;
+    });
+    if (!grown)
+      throw new VolumeError('UNAVAILABLE', `grow the device: ${device} does not take the new size`);
+  }
+
+  #folder(target: Target): FuseFolder {
+    return fuseFolder(this.#parent, target.key);
+  }
+
+  #probe(uri: string): Promise<ExportProbe> {
+    return probeExport(uri, { clock: this.#options.clock, timeoutMs: this.#timeouts.probeMs });
+  }
+
+  /** A server that has just started may refuse for a moment: a refusal counts when it is repeated. */
+  async #confirmedProbe(uri: string): Promise<ExportProbe> {
+    const first = await this.#probe(uri);
+    if (first.kind !== 'refused') return first;
+    await this.#options.clock.sleep(300);
+    return this.#probe(uri);
+  }
+}
+
+function backingOf(folder: FuseFolder, details: FuseDetails): Backing {
+  return { file: folder.mountpoint, deviceNumber: details.deviceNumber };
+}
+
+function broken(path: string, sizeBytes: number, reason: string): Inspection {
+  return { path, sizeBytes, state: 'broken', reason };
+}
+
+function requireOffered(probe: ExportProbe, readOnly: boolean): { sizeBytes: number } {
+  if (probe.kind === 'unreachable') {
+    throw new VolumeError('UNAVAILABLE', `reach the volumedriver: ${probe.reason}`);
+  }
+  if (probe.kind === 'refused') {
+    throw new VolumeError(codeOfOptionError(probe.reply), `open the export: ${probe.reason}`);
+  }
+  if (probe.readOnly && !readOnly) {
+    throw new VolumeError('READ_ONLY', 'attach read-write: the export is read-only');
+  }
+  return probe;
+}
