@@ -1,0 +1,303 @@
+/**
+ * One client of the server, from its first byte to its end: the handshake, then the transmission phase on one
+ * socket. Nothing that a client does reaches another connection.
+ *
+ * Invariants: a device that was opened is closed exactly once. When the socket dies, what was not yet handed
+ * to the device never will be: unparsed bytes are dropped and the parser is deaf; the device is closed at
+ * once, with requests still in flight, so that it can drop what it has not appended. A client that leaves
+ * with NBD_CMD_DISC, and a server that shuts down, answer what is in flight first.
+ */
+import type { Socket } from 'node:net';
+import type { Clock } from '../base/clock.ts';
+import type { Logger } from '../base/logger.ts';
+import type { BlockDevice, ExportProvider } from '../volumes/block-device.ts';
+import { encodeGreeting } from './handshake-codec.ts';
+import type { NbdLimits } from './limits.ts';
+import { Negotiation, type Agreement, type NegotiationStep } from './negotiation.ts';
+import { OptionParser } from './option-parser.ts';
+import { Replies } from './replies.ts';
+import { ReplyWriter } from './reply-writer.ts';
+import { RequestParser } from './request-parser.ts';
+import { Transmission } from './transmission.ts';
+
+export interface ConnectionContext {
+  readonly exports: ExportProvider;
+  readonly limits: NbdLimits;
+  readonly logger: Logger;
+  readonly clock: Clock;
+  /** The handshake is over: this is a client with a device now. */
+  readonly onClient: () => void;
+  /** The socket is gone and the device is closed. */
+  readonly onClosed: () => void;
+}
+
+/** How long a client may take to receive the last replies after it, or the server, said goodbye. */
+const farewellMs = 10_000;
+/** How long a client that can't be understood any more may go on sending into the void. */
+const lingerMs = 1000;
+
+interface Session {
+  readonly transmission: Transmission;
+  readonly requests: RequestParser;
+}
+
+export class Connection {
+  readonly #socket: Socket;
+  readonly #context: ConnectionContext;
+  readonly #writer: ReplyWriter;
+  readonly #negotiation: Negotiation;
+  readonly #options: OptionParser;
+  #negotiating = false;
+  #handshakeBudgetMs: number;
+  /** Ends the wait for the client's next option. */
+  #handshakeWait: AbortController | null = null;
+  #logger: Logger;
+  #device: BlockDevice | null = null;
+  #session: Session | null = null;
+  /** Received and not yet parsed, because a limit stopped the parser. */
+  #unparsed: { chunk: Buffer; from: number } | null = null;
+  #finishing = false;
+  #lingering = false;
+  #dead = false;
+
+  constructor(socket: Socket, context: ConnectionContext) {
+    this.#socket = socket;
+    this.#context = context;
+    this.#logger = context.logger;
+    this.#writer = new ReplyWriter(socket, () => this.#session?.transmission.wake());
+    this.#negotiation = new Negotiation(context.exports, context.logger);
+    this.#options = new OptionParser(context.limits);
+    this.#handshakeBudgetMs = context.limits.handshakeTimeoutMs;
+  }
+
+  start(): void {
+    this.#socket.on('data', (chunk: Buffer) => this.#receive(chunk));
+    this.#socket.on('error', (error) => this.die('the connection failed', error));
+    this.#socket.on('end', () => this.#clientEnded());
+    this.#socket.on('close', () => this.die('the connection was closed'));
+    this.#socket.write(encodeGreeting());
+    this.#awaitClient();
+  }
+
+  /**
+   * Answers what is in flight and closes; a client that is still negotiating is dropped. `lingerMs` keeps
+   * reading (and discarding) for a while, so that a client that is still sending gets to see its reply.
+   */
+  async finish(why: string, lingerMs = 0): Promise<void> {
+    const transmission = this.#session?.transmission;
+    if (this.#dead || this.#finishing) return;
+    if (transmission === undefined) {
+      this.die(why);
+      return;
+    }
+    this.#finishing = true;
+    transmission.stop();
+    this.#unparsed = null;
+    await transmission.idle();
+    this.#writer.flush();
+    this.#endSocket(why, lingerMs);
+  }
+
+  /** Drops the connection at once. */
+  die(why: string, error?: unknown): void {
+    if (this.#dead) return;
+    this.#dead = true;
+    this.#handshakeWait?.abort();
+    this.#session?.transmission.stop();
+    this.#unparsed = null;
+    this.#writer.close();
+    this.#socket.destroy();
+    const failures = this.#session?.transmission.failures ?? 0;
+    const fields = error === undefined ? { why, failures } : { why, failures, error };
+    if (this.#device === null) this.#logger.debug('nbd connection ended', fields);
+    else this.#logger.info('nbd client left', fields);
+    // A device that is being opened right now is closed at the end of the negotiation.
+    if (!this.#negotiating) void this.#closeDevice();
+  }
+
+  /** Without NBD_CMD_DISC before it, the end of the stream is the death of the client. */
+  #clientEnded(): void {
+    if (!this.#finishing || this.#lingering) this.die('the client closed the connection');
+  }
+
+  async #closeDevice(): Promise<void> {
+    const device = this.#device;
+    this.#device = null;
+    try {
+      await device?.close();
+    } catch (error) {
+      this.#logger.error('device close failed', { error });
+    }
+    this.#context.onClosed();
+  }
+
+  #receive(chunk: Buffer): void {
+    if (this.#isOver()) return;
+    if (this.#session !== null) {
+      this.#parse(this.#session, chunk, 0);
+      return;
+    }
+    this.#options.push(chunk);
+    if (!this.#negotiating) void this.#negotiate();
+  }
+
+  /** Never rejects. */
+  async #negotiate(): Promise<void> {
+    this.#negotiating = true;
+    try {
+      await this.#handleOptions();
+    } catch (error) {
+      this.die('the handshake failed', error);
+    }
+    this.#negotiating = false;
+    if (this.#dead) await this.#closeDevice();
+  }
+
+  /** Handles the options that have come, one after the other. */
+  async #handleOptions(): Promise<void> {
+    for (let event = this.#options.next(); event !== null; event = this.#options.next()) {
+      this.#handshakeWait?.abort();
+      this.#socket.pause();
+      const step = await this.#negotiation.handle(event);
+      if (!(await this.#follow(step))) return;
+    }
+    if (this.#handshakeWait?.signal.aborted === true) this.#awaitClient();
+    this.#socket.resume();
+  }
+
+  /** Sends the answer; true when more options may follow. */
+  async #follow(step: NegotiationStep): Promise<boolean> {
+    if (step.next === 'transmission') {
+      if (this.#dead) await step.agreement.device.close();
+      else this.#begin(step.agreement, step.send);
+      return false;
+    }
+    if (this.#dead) return false;
+    for (const bytes of step.send) this.#socket.write(bytes);
+    if (step.next === 'close') {
+      this.#endSocket(step.why, 0);
+      return false;
+    }
+    await this.#backlogTaken();
+    return !this.#isOver();
+  }
+
+  /** A client that asks and never reads waits here, until its time is up. */
+  async #backlogTaken(): Promise<void> {
+    if (this.#socket.writableLength < this.#context.limits.optionBytes) return;
+    this.#awaitClient();
+    const socket = this.#socket;
+    await new Promise<void>((resolve) => {
+      const taken = (): void => {
+        socket.removeListener('drain', taken);
+        socket.removeListener('close', taken);
+        resolve();
+      };
+      socket.on('drain', taken);
+      socket.on('close', taken);
+    });
+    this.#handshakeWait?.abort();
+  }
+
+  /** Starts the clock on the client: its share of the handshake has a limit, ours has not. */
+  #awaitClient(): void {
+    const { clock } = this.#context;
+    const wait = new AbortController();
+    const startMs = clock.monotonicMs();
+    this.#handshakeWait = wait;
+    wait.signal.addEventListener('abort', () => {
+      this.#handshakeBudgetMs -= clock.monotonicMs() - startMs;
+    });
+    clock.sleep(Math.max(0, this.#handshakeBudgetMs), wait.signal).then(
+      () => this.die('the handshake took too long'),
+      // The client did its part in time: the aborted sleep is what was wanted.
+      () => undefined,
+    );
+  }
+
+  #begin(agreement: Agreement, send: Buffer[]): void {
+    const { limits, onClient } = this.#context;
+    const { device, exportName } = agreement;
+    this.#device = device;
+    this.#logger = this.#logger.child({ exportName });
+    for (const bytes of send) this.#socket.write(bytes);
+    const replies = new Replies(this.#writer, agreement.structuredReplies);
+    const transmission = new Transmission(agreement, replies, {
+      limits,
+      logger: this.#logger,
+      events: {
+        resume: () => this.#resume(),
+        finish: (why) => void this.finish(why),
+        refuse: (why) => void this.finish(why, lingerMs),
+      },
+    });
+    const session = { transmission, requests: new RequestParser(transmission) };
+    this.#session = session;
+    device.revoked.addEventListener('abort', () => this.die('the export was revoked'), {
+      once: true,
+    });
+    onClient();
+    this.#logger.info('nbd client connected', { readOnly: device.readOnly });
+    if (device.revoked.aborted) {
+      this.die('the export was revoked');
+      return;
+    }
+    const rest = this.#options.rest();
+    if (rest.length > 0) this.#parse(session, rest, 0);
+    if (this.#unparsed === null) this.#socket.resume();
+  }
+
+  /** Parses until the end of the chunk or until a limit stops the parser: then the socket waits. */
+  #parse(session: Session, chunk: Buffer, from: number): void {
+    let at = from;
+    try {
+      while (at < chunk.length && !session.transmission.isFull() && !this.#isOver()) {
+        at = session.requests.parse(chunk, at);
+      }
+    } catch (error) {
+      this.die('the client broke the protocol', error);
+    }
+    if (this.#isOver()) return;
+    if (at < chunk.length || session.transmission.isFull()) {
+      this.#unparsed = { chunk, from: at };
+      this.#socket.pause();
+    } else {
+      this.#unparsed = null;
+    }
+  }
+
+  #resume(): void {
+    const unparsed = this.#unparsed;
+    if (unparsed === null || this.#session === null || this.#isOver()) return;
+    this.#parse(this.#session, unparsed.chunk, unparsed.from);
+    if (!this.#hasUnparsed()) this.#socket.resume();
+  }
+
+  #hasUnparsed(): boolean {
+    return this.#unparsed !== null;
+  }
+
+  /** Nothing that comes from the client matters any more. */
+  #isOver(): boolean {
+    return this.#dead || this.#finishing;
+  }
+
+  /** Sends what is left and closes; a client that does not take it in time is dropped. */
+  #endSocket(why: string, lingerMs: number): void {
+    if (this.#dead) return;
+    this.#finishing = true;
+    this.#lingering = lingerMs > 0;
+    const socket = this.#socket;
+    if (this.#lingering) socket.end();
+    else socket.end(() => this.die(why));
+    // What the client still sends is discarded, and its end is seen.
+    socket.resume();
+    const closed = new AbortController();
+    socket.once('close', () => closed.abort());
+    this.#context.clock.sleep(this.#lingering ? lingerMs : farewellMs, closed.signal).then(
+      () => this.die(why),
+      // Closed in time: the aborted sleep is what was wanted.
+      () => undefined,
+    );
+  }
+}

@@ -1,0 +1,112 @@
+/**
+ * Requests of the transmission phase out of a stream of bytes. Pure: bytes in, calls to a sink out, no sockets.
+ *
+ * Parsing is in place: a payload that lies within one chunk is a slice of that chunk, and one that spans chunks
+ * is copied once into a buffer of its own. A chunk must therefore stay unchanged until the sink is done with
+ * its slices. The sink may stop the parser after any request; the unparsed rest then stays with the caller,
+ * so that nothing is ever parsed and not yet handed on.
+ */
+import { VolumeError } from '../volumes/errors.ts';
+import { blockSizes, commands, requestHeaderBytes } from './protocol.ts';
+import { decodeRequest, type RequestHeader } from './transmission-codec.ts';
+
+export interface RequestSink {
+  /** Asked before the payload of a WRITE is kept: false throws it away as it comes. */
+  keepsPayload(header: RequestHeader): boolean;
+  /**
+   * A whole request. `payload` is null when the command has none or it was thrown away. True to go on parsing,
+   * false to stop behind this request.
+   */
+  request(header: RequestHeader, payload: Buffer | null): boolean;
+  /** A WRITE with a longer payload than is permitted. Nothing behind it can be parsed: the parser has ended. */
+  oversized(header: RequestHeader): void;
+}
+
+export class RequestParser {
+  readonly #sink: RequestSink;
+  /** A header that is not complete yet. */
+  readonly #partial = Buffer.alloc(requestHeaderBytes);
+  #partialBytes = 0;
+  /** The WRITE whose payload is being received: into `#payload`, or nowhere when that is null. */
+  #current: RequestHeader | null = null;
+  #payload: Buffer | null = null;
+  #receivedBytes = 0;
+  #ended = false;
+
+  constructor(sink: RequestSink) {
+    this.#sink = sink;
+  }
+
+  /**
+   * Parses `chunk` from `from` on and returns where it stopped: the end of the chunk, or behind the request
+   * that the sink stopped at. PROTOCOL_ERROR when a request does not start with the magic.
+   */
+  parse(chunk: Buffer, from = 0): number {
+    let at = from;
+    let going = true;
+    while (going && !this.#ended && at < chunk.length) {
+      if (this.#current !== null) {
+        const count = Math.min(this.#current.length - this.#receivedBytes, chunk.length - at);
+        going = this.#continuePayload(this.#current, chunk.subarray(at, at + count));
+        at += count;
+      } else if (this.#partialBytes > 0 || chunk.length - at < requestHeaderBytes) {
+        const count = Math.min(requestHeaderBytes - this.#partialBytes, chunk.length - at);
+        chunk.copy(this.#partial, this.#partialBytes, at, at + count);
+        this.#partialBytes += count;
+        at += count;
+        if (this.#partialBytes < requestHeaderBytes) break;
+        this.#partialBytes = 0;
+        going = this.#begin(this.#decode(this.#partial, 0));
+      } else {
+        const header = this.#decode(chunk, at);
+        at += requestHeaderBytes;
+        const end = at + header.length;
+        if (header.command === commands.WRITE && end <= chunk.length && this.#fits(header)) {
+          const kept = this.#sink.keepsPayload(header);
+          going = this.#sink.request(header, kept ? chunk.subarray(at, end) : null);
+          at = end;
+        } else {
+          going = this.#begin(header);
+        }
+      }
+    }
+    return this.#ended ? chunk.length : at;
+  }
+
+  #decode(bytes: Buffer, at: number): RequestHeader {
+    const header = decodeRequest(bytes, at);
+    if (header !== null) return header;
+    this.#ended = true;
+    throw new VolumeError('PROTOCOL_ERROR', 'read an NBD request: its magic is wrong');
+  }
+
+  #fits(header: RequestHeader): boolean {
+    return header.length <= blockSizes.maximum;
+  }
+
+  /** Starts a request whose payload, if any, is not in the chunk of its header as a whole. */
+  #begin(header: RequestHeader): boolean {
+    if (header.command !== commands.WRITE) return this.#sink.request(header, null);
+    if (!this.#fits(header)) {
+      this.#ended = true;
+      this.#sink.oversized(header);
+      return false;
+    }
+    const kept = this.#sink.keepsPayload(header);
+    this.#payload = kept ? Buffer.allocUnsafeSlow(header.length) : null;
+    this.#receivedBytes = 0;
+    if (header.length === 0) return this.#sink.request(header, this.#payload);
+    this.#current = header;
+    return true;
+  }
+
+  #continuePayload(header: RequestHeader, piece: Buffer): boolean {
+    if (this.#payload !== null) piece.copy(this.#payload, this.#receivedBytes);
+    this.#receivedBytes += piece.length;
+    if (this.#receivedBytes < header.length) return true;
+    const payload = this.#payload;
+    this.#current = null;
+    this.#payload = null;
+    return this.#sink.request(header, payload);
+  }
+}
