@@ -1,0 +1,35 @@
+import { describe, expect, test } from '@jest/globals';
+import { resolve } from 'node:path';
+import { formatEndpoint, grpcTarget, parseEndpoint, type Endpoint } from './endpoint.ts';
+
+describe('an endpoint', () => {
+  test.each<[string, Endpoint, string]>([
+    ['unix:/run/a.sock', { kind: 'unix', path: '/run/a.sock' }, 'unix:/run/a.sock'],
+    ['unix:///run/a.sock', { kind: 'unix', path: '/run/a.sock' }, 'unix:/run/a.sock'],
+    ['unix:a.sock', { kind: 'unix', path: resolve('a.sock') }, `unix:${resolve('a.sock')}`],
+    ['tcp:127.0.0.1:9000', { kind: 'tcp', host: '127.0.0.1', port: 9000 }, '127.0.0.1:9000'],
+    ['tcp://localhost:0', { kind: 'tcp', host: 'localhost', port: 0 }, 'localhost:0'],
+    ['tcp:[::1]:9000', { kind: 'tcp', host: '::1', port: 9000 }, '[::1]:9000'],
+  ])('%s is understood', (text, endpoint, target) => {
+    expect(parseEndpoint(text)).toEqual(endpoint);
+    expect(grpcTarget(endpoint)).toBe(target);
+    expect(parseEndpoint(formatEndpoint(endpoint))).toEqual(endpoint);
+  });
+
+  test.each<[string, string]>([
+    ['', 'unix:PATH or tcp:HOST:PORT'],
+    ['/run/a.sock', 'unix:PATH or tcp:HOST:PORT'],
+    ['unix:', 'the path is missing'],
+    ['unix:\0abstract', 'abstract sockets'],
+    [`unix:/${'x'.repeat(107)}`, '108 bytes'],
+    ['tcp:9000', 'tcp:HOST:PORT'],
+    ['tcp:127.0.0.1:', 'tcp:HOST:PORT'],
+    ['tcp:127.0.0.1:99999', '0 to 65535'],
+    ['tcp:127.0.0.1:1e3', 'tcp:HOST:PORT'],
+    ['tcp:0.0.0.0:9000', 'mutual TLS'],
+    ['tcp:node-2:9000', 'mutual TLS'],
+    ['tcp:127.evil.com:9000', 'mutual TLS'],
+  ])('%j is refused', (text, why) => {
+    expect(() => parseEndpoint(text)).toThrow(why);
+  });
+});
