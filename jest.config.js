@@ -3,7 +3,7 @@ export default {
   extensionsToTreatAsEsm: ['.ts'],
   transform: { '^.+\\.ts$': '@swc/jest' },
   testEnvironment: '<rootDir>/test/support/jest-environment.ts',
-  testMatch: ['<rootDir>/src/**/*.test.ts', '<rootDir>/test/**/*.test.ts'],
+  testMatch: ['<rootDir>/{src,test,scripts}/**/*.test.ts'],
   testTimeout: 30_000,
   maxWorkers: 2,
   // Outside of TMPDIR, which is new for each run of a suite and must be empty after it.

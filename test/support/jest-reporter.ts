@@ -11,19 +11,22 @@ export interface SuiteCounts {
   passed: number;
   failed: number;
   skipped: number;
+  /** How many tests each reason skipped. */
+  skipReasons: Record<string, number>;
 }
 
 export default class SuiteReporter implements Reporter {
-  readonly #counts: SuiteCounts = { passed: 0, failed: 0, skipped: 0 };
-  #root = process.cwd();
+  readonly #counts: SuiteCounts = { passed: 0, failed: 0, skipped: 0, skipReasons: {} };
 
   onTestFileResult(test: Test, result: TestResult): void {
-    this.#root = test.context.config.rootDir;
-    const lines = describeFile(result, relative(this.#root, test.path));
+    const lines = describeFile(result, relative(test.context.config.rootDir, test.path));
     const counts = countFile(result);
     this.#counts.passed += counts.passed;
     this.#counts.failed += counts.failed;
     this.#counts.skipped += counts.skipped;
+    for (const [reason, count] of Object.entries(counts.skipReasons)) {
+      this.#counts.skipReasons[reason] = (this.#counts.skipReasons[reason] ?? 0) + count;
+    }
     process.stdout.write(`${lines.join('\n')}\n`);
   }
 
@@ -40,11 +43,15 @@ export default class SuiteReporter implements Reporter {
 }
 
 function countFile(result: TestResult): SuiteCounts {
-  const counts: SuiteCounts = { passed: 0, failed: 0, skipped: 0 };
+  const counts: SuiteCounts = { passed: 0, failed: 0, skipped: 0, skipReasons: {} };
   for (const testCase of result.testResults) {
+    const reason = isSkip(testCase) ? skipReason(testCase) : undefined;
     if (testCase.status === 'passed') counts.passed += 1;
-    else if (isSkip(testCase) && skipReason(testCase) !== undefined) counts.skipped += 1;
-    else counts.failed += 1;
+    else if (reason === undefined) counts.failed += 1;
+    else {
+      counts.skipped += 1;
+      counts.skipReasons[reason] = (counts.skipReasons[reason] ?? 0) + 1;
+    }
   }
   // The file itself failed: it does not load, or its environment found something left behind.
   if (result.testExecError !== undefined) counts.failed += 1;

@@ -1,0 +1,41 @@
+# The commands of this project. What they do is in scripts/; what they lack they install, after listing it.
+#   NO_INSTALL=1   install nothing: go on with what is there
+#   DEMO=nbd       the demo without root, devices and mounts
+
+.PHONY: help demo test sanity bench simulate build ok generate clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: ## the whole story on this machine, in about a minute
+	@scripts/install-missing demo
+	@scripts/demo
+
+test: ## every test that needs no Kubernetes and no Go; SUITE=NAME for one suite
+	@scripts/test $(if $(SUITE),'$(SUITE)')
+
+sanity: ## the CSI project's own csi-sanity against the driver
+	@scripts/sanity
+
+bench: ## side by side with nbdkit and qemu-nbd
+	@scripts/install-missing bench
+	@bench/run
+
+simulate: ## the engine against its model under faults; SEEDS=N runs, 100 unless given
+	@scripts/install-missing build
+	@SEEDS=$(or $(SEEDS),100) scripts/jest test/property
+
+build: ## dist/, from which bin/volumedriver-csi and bin/vdctl run
+	@scripts/install-missing build
+
+ok: ## what a change must pass before it is committed: format, lint, types, unit tests
+	@scripts/install-missing build
+	@scripts/with-node npm run ok
+
+generate: ## src/api/generated from proto/
+	@scripts/install-missing build
+	@scripts/generate-proto
+
+clean: ## removes what was built
+	@rm -rf dist dist.new.* coverage node_modules/.cache
