@@ -15,6 +15,14 @@ import { encodeGreeting } from './handshake-codec.ts';
 import type { NbdLimits } from './limits.ts';
 import { Negotiation, type Agreement, type NegotiationStep } from './negotiation.ts';
 import { OptionParser } from './option-parser.ts';
+import {
+  minDirectBytes,
+  ReceiveBuffers,
+  unpooled,
+  type PayloadOwner,
+  type PayloadPool,
+} from './receive-buffers.ts';
+import { receiveInto, type Receiver } from './receiving-socket.ts';
 import { Replies } from './replies.ts';
 import { ReplyWriter } from './reply-writer.ts';
 import { RequestParser } from './request-parser.ts';
@@ -25,6 +33,7 @@ export interface ConnectionContext {
   readonly limits: NbdLimits;
   readonly logger: Logger;
   readonly clock: Clock;
+  readonly pool: PayloadPool;
   /** The handshake is over: this is a client with a device now. */
   readonly onClient: () => void;
   /** The socket is gone and the device is closed. */
@@ -41,7 +50,14 @@ interface Session {
   readonly requests: RequestParser;
 }
 
-export class Connection {
+/** Received and not yet parsed, because a limit stopped the parser. */
+interface Unparsed {
+  readonly chunk: Buffer;
+  readonly from: number;
+  readonly owner: PayloadOwner;
+}
+
+export class Connection implements Receiver {
   readonly #socket: Socket;
   readonly #context: ConnectionContext;
   readonly #writer: ReplyWriter;
@@ -54,29 +70,50 @@ export class Connection {
   #logger: Logger;
   #device: BlockDevice | null = null;
   #session: Session | null = null;
-  /** Received and not yet parsed, because a limit stopped the parser. */
-  #unparsed: { chunk: Buffer; from: number } | null = null;
+  #unparsed: Unparsed | null = null;
+  readonly #buffers = new ReceiveBuffers();
+  /** The next bytes are received straight into a payload. */
+  #direct = false;
   #finishing = false;
   #lingering = false;
   #dead = false;
 
-  constructor(socket: Socket, context: ConnectionContext) {
-    this.#socket = socket;
+  /** `accepted` is a paused socket that nothing was read from; it belongs to the connection from now on. */
+  constructor(accepted: Socket, context: ConnectionContext) {
+    this.#socket = receiveInto(accepted, this);
     this.#context = context;
     this.#logger = context.logger;
-    this.#writer = new ReplyWriter(socket, () => this.#session?.transmission.wake());
+    this.#writer = new ReplyWriter(this.#socket, () => this.#session?.transmission.wake());
     this.#negotiation = new Negotiation(context.exports, context.logger);
     this.#options = new OptionParser(context.limits);
     this.#handshakeBudgetMs = context.limits.handshakeTimeoutMs;
   }
 
   start(): void {
-    this.#socket.on('data', (chunk: Buffer) => this.#receive(chunk));
     this.#socket.on('error', (error) => this.die('the connection failed', error));
     this.#socket.on('end', () => this.#clientEnded());
     this.#socket.on('close', () => this.die('the connection was closed'));
     this.#socket.write(encodeGreeting());
     this.#awaitClient();
+    this.#socket.resume();
+  }
+
+  next(): Buffer {
+    const missing = this.#session?.requests.missingPayload() ?? null;
+    this.#direct = missing !== null && missing.length >= minDirectBytes;
+    return missing !== null && this.#direct ? missing : this.#buffers.next();
+  }
+
+  receive(chunk: Buffer, lent: boolean): void {
+    if (lent && !this.#direct) this.#buffers.received(chunk.length);
+    if (this.#isOver()) return;
+    if (this.#session !== null) {
+      this.#parse(this.#session, { chunk, from: 0, owner: lent ? this.#buffers.owner : unpooled });
+      return;
+    }
+    // The handshake keeps what it was given, and is short.
+    this.#options.push(Buffer.from(chunk));
+    if (!this.#negotiating) void this.#negotiate();
   }
 
   /**
@@ -129,16 +166,6 @@ export class Connection {
       this.#logger.error('device close failed', { error });
     }
     this.#context.onClosed();
-  }
-
-  #receive(chunk: Buffer): void {
-    if (this.#isOver()) return;
-    if (this.#session !== null) {
-      this.#parse(this.#session, chunk, 0);
-      return;
-    }
-    this.#options.push(chunk);
-    if (!this.#negotiating) void this.#negotiate();
   }
 
   /** Never rejects. */
@@ -225,13 +252,14 @@ export class Connection {
     const transmission = new Transmission(agreement, replies, {
       limits,
       logger: this.#logger,
+      heldBytes: () => this.#buffers.heldBytes,
       events: {
         resume: () => this.#resume(),
         finish: (why) => void this.finish(why),
         refuse: (why) => void this.finish(why, lingerMs),
       },
     });
-    const session = { transmission, requests: new RequestParser(transmission) };
+    const session = { transmission, requests: new RequestParser(transmission, this.#context.pool) };
     this.#session = session;
     device.revoked.addEventListener('abort', () => this.die('the export was revoked'), {
       once: true,
@@ -243,23 +271,24 @@ export class Connection {
       return;
     }
     const rest = this.#options.rest();
-    if (rest.length > 0) this.#parse(session, rest, 0);
+    if (rest.length > 0) this.#parse(session, { chunk: rest, from: 0, owner: unpooled });
     if (this.#unparsed === null) this.#socket.resume();
   }
 
   /** Parses until the end of the chunk or until a limit stops the parser: then the socket waits. */
-  #parse(session: Session, chunk: Buffer, from: number): void {
+  #parse(session: Session, { chunk, from, owner }: Unparsed): void {
     let at = from;
     try {
       while (at < chunk.length && !session.transmission.isFull() && !this.#isOver()) {
-        at = session.requests.parse(chunk, at);
+        at = session.requests.parse(chunk, at, owner);
       }
     } catch (error) {
       this.die('the client broke the protocol', error);
     }
     if (this.#isOver()) return;
     if (at < chunk.length || session.transmission.isFull()) {
-      this.#unparsed = { chunk, from: at };
+      owner.retain();
+      this.#unparsed = { chunk, from: at, owner };
       this.#socket.pause();
     } else {
       this.#unparsed = null;
@@ -269,7 +298,8 @@ export class Connection {
   #resume(): void {
     const unparsed = this.#unparsed;
     if (unparsed === null || this.#session === null || this.#isOver()) return;
-    this.#parse(this.#session, unparsed.chunk, unparsed.from);
+    this.#parse(this.#session, unparsed);
+    unparsed.owner.release();
     if (!this.#hasUnparsed()) this.#socket.resume();
   }
 

@@ -2,11 +2,12 @@
  * Requests of the transmission phase out of a stream of bytes. Pure: bytes in, calls to a sink out, no sockets.
  *
  * Parsing is in place: a payload that lies within one chunk is a slice of that chunk, and one that spans chunks
- * is copied once into a buffer of its own. A chunk must therefore stay unchanged until the sink is done with
- * its slices. The sink may stop the parser after any request; the unparsed rest then stays with the caller,
+ * gets a buffer of its own, into which it is copied once, or received directly (`missingPayload`). With each
+ * payload the sink gets the owner of its memory. The sink may stop the parser after any request; the unparsed rest then stays with the caller,
  * so that nothing is ever parsed and not yet handed on.
  */
 import { VolumeError } from '../volumes/errors.ts';
+import { unpooled, type PayloadOwner, type PayloadPool } from './receive-buffers.ts';
 import { blockSizes, commands, requestHeaderBytes } from './protocol.ts';
 import { decodeRequest, type RequestHeader } from './transmission-codec.ts';
 
@@ -14,34 +15,42 @@ export interface RequestSink {
   /** Asked before the payload of a WRITE is kept: false throws it away as it comes. */
   keepsPayload(header: RequestHeader): boolean;
   /**
-   * A whole request. `payload` is null when the command has none or it was thrown away. True to go on parsing,
-   * false to stop behind this request.
+   * A whole request. `payload` is null when the command has none or it was thrown away; it stays unchanged as
+   * long as its owner is retained. True to go on parsing, false to stop behind this request.
    */
-  request(header: RequestHeader, payload: Buffer | null): boolean;
+  request(header: RequestHeader, payload: Buffer | null, owner: PayloadOwner): boolean;
   /** A WRITE with a longer payload than is permitted. Nothing behind it can be parsed: the parser has ended. */
   oversized(header: RequestHeader): void;
 }
 
 export class RequestParser {
   readonly #sink: RequestSink;
+  readonly #pool: PayloadPool;
   /** A header that is not complete yet. */
   readonly #partial = Buffer.alloc(requestHeaderBytes);
   #partialBytes = 0;
   /** The WRITE whose payload is being received: into `#payload`, or nowhere when that is null. */
   #current: RequestHeader | null = null;
   #payload: Buffer | null = null;
+  #payloadOwner: PayloadOwner = unpooled;
   #receivedBytes = 0;
   #ended = false;
 
-  constructor(sink: RequestSink) {
+  constructor(sink: RequestSink, pool: PayloadPool) {
     this.#sink = sink;
+    this.#pool = pool;
+  }
+
+  /** Where the rest of a payload belongs: a chunk received there is parsed without being copied. */
+  missingPayload(): Buffer | null {
+    return this.#payload?.subarray(this.#receivedBytes) ?? null;
   }
 
   /**
-   * Parses `chunk` from `from` on and returns where it stopped: the end of the chunk, or behind the request
+   * Parses `chunk`, whose memory is `owner`'s, from `from` on and returns where it stopped: the end of the chunk, or behind the request
    * that the sink stopped at. PROTOCOL_ERROR when a request does not start with the magic.
    */
-  parse(chunk: Buffer, from = 0): number {
+  parse(chunk: Buffer, from: number, owner: PayloadOwner): number {
     let at = from;
     let going = true;
     while (going && !this.#ended && at < chunk.length) {
@@ -63,7 +72,7 @@ export class RequestParser {
         const end = at + header.length;
         if (header.command === commands.WRITE && end <= chunk.length && this.#fits(header)) {
           const kept = this.#sink.keepsPayload(header);
-          going = this.#sink.request(header, kept ? chunk.subarray(at, end) : null);
+          going = this.#sink.request(header, kept ? chunk.subarray(at, end) : null, owner);
           at = end;
         } else {
           going = this.#begin(header);
@@ -86,27 +95,41 @@ export class RequestParser {
 
   /** Starts a request whose payload, if any, is not in the chunk of its header as a whole. */
   #begin(header: RequestHeader): boolean {
-    if (header.command !== commands.WRITE) return this.#sink.request(header, null);
+    if (header.command !== commands.WRITE) return this.#sink.request(header, null, unpooled);
     if (!this.#fits(header)) {
       this.#ended = true;
       this.#sink.oversized(header);
       return false;
     }
     const kept = this.#sink.keepsPayload(header);
-    this.#payload = kept ? Buffer.allocUnsafeSlow(header.length) : null;
+    if (header.length === 0) return this.#sink.request(header, kept ? empty : null, unpooled);
+    if (kept) {
+      const { bytes, owner } = this.#pool.take(header.length);
+      this.#payload = bytes;
+      this.#payloadOwner = owner;
+    }
     this.#receivedBytes = 0;
-    if (header.length === 0) return this.#sink.request(header, this.#payload);
     this.#current = header;
     return true;
   }
 
   #continuePayload(header: RequestHeader, piece: Buffer): boolean {
-    if (this.#payload !== null) piece.copy(this.#payload, this.#receivedBytes);
+    const payload = this.#payload;
+    if (payload !== null && !liesAt(piece, payload, this.#receivedBytes)) {
+      piece.copy(payload, this.#receivedBytes);
+    }
     this.#receivedBytes += piece.length;
     if (this.#receivedBytes < header.length) return true;
-    const payload = this.#payload;
+    const owner = this.#payloadOwner;
     this.#current = null;
     this.#payload = null;
-    return this.#sink.request(header, payload);
+    this.#payloadOwner = unpooled;
+    return this.#sink.request(header, payload, owner);
   }
+}
+
+const empty = Buffer.alloc(0);
+
+function liesAt(piece: Buffer, payload: Buffer, at: number): boolean {
+  return piece.buffer === payload.buffer && piece.byteOffset === payload.byteOffset + at;
 }

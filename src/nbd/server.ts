@@ -10,6 +10,7 @@ import type { ExportProvider } from '../volumes/block-device.ts';
 import { VolumeError, toVolumeError } from '../volumes/errors.ts';
 import { Connection } from './connection.ts';
 import { defaultLimits, type NbdLimits } from './limits.ts';
+import { PayloadPool } from './receive-buffers.ts';
 import { formatNbdAddress, type NbdAddress } from './uri.ts';
 
 export interface NbdServerOptions {
@@ -28,12 +29,16 @@ export interface CloseOptions {
   readonly drainMs: number;
 }
 
+/** Payload buffers kept for the next payloads, over all connections. */
+const pooledBytes = 16 * 1024 * 1024;
+
 export class NbdServer {
   readonly #exports: ExportProvider;
   readonly #logger: Logger;
   readonly #clock: Clock;
   readonly #limits: NbdLimits;
   readonly #onLastClientLeft: () => void;
+  readonly #pool = new PayloadPool(pooledBytes);
   readonly #listeners = new Map<Server, NbdAddress>();
   readonly #connections = new Set<Connection>();
   readonly #clients = new Set<Connection>();
@@ -74,7 +79,7 @@ export class NbdServer {
     if (address.kind === 'unix') await removeStaleSocket(address.path);
     else requireLoopback(address);
     const server = createServer(
-      { noDelay: true, keepAlive: true, allowHalfOpen: true },
+      { noDelay: true, keepAlive: true, allowHalfOpen: true, pauseOnConnect: true },
       (socket) => {
         this.#accept(socket);
       },
@@ -140,6 +145,7 @@ export class NbdServer {
       limits: this.#limits,
       logger: this.#logger,
       clock: this.#clock,
+      pool: this.#pool,
       onClient: () => this.#clients.add(connection),
       onClosed: () => this.#forget(connection),
     });

@@ -11,6 +11,7 @@ import { beyondEndError, replyErrorOf } from './errors.ts';
 import { maxExtentsPerReply, type NbdLimits } from './limits.ts';
 import type { Agreement } from './negotiation.ts';
 import { blockSizes, commandFlags, commands, nbdErrors, type NbdError } from './protocol.ts';
+import { unpooled, type PayloadOwner } from './receive-buffers.ts';
 import type { Replies } from './replies.ts';
 import type { RequestSink } from './request-parser.ts';
 import type { RequestHeader } from './transmission-codec.ts';
@@ -22,6 +23,14 @@ export interface TransmissionEvents {
   finish(why: string): void;
   /** The same for a client that can't be understood any more, and may still be sending. */
   refuse(why: string): void;
+}
+
+export interface TransmissionContext {
+  readonly limits: NbdLimits;
+  readonly logger: Logger;
+  readonly events: TransmissionEvents;
+  /** Receive memory that unanswered writes hold. */
+  readonly heldBytes: () => number;
 }
 
 const durable = { fua: true } as const;
@@ -44,6 +53,7 @@ export class Transmission implements RequestSink {
   readonly #limits: NbdLimits;
   readonly #logger: Logger;
   readonly #events: TransmissionEvents;
+  readonly #heldBytes: () => number;
   #inFlightRequests = 0;
   #inFlightBytes = 0;
   /** The parser was stopped by a limit and has to be told when there is room again. */
@@ -52,17 +62,14 @@ export class Transmission implements RequestSink {
   #failures = 0;
   #whenIdle: (() => void)[] = [];
 
-  constructor(
-    agreement: Agreement,
-    replies: Replies,
-    context: { limits: NbdLimits; logger: Logger; events: TransmissionEvents },
-  ) {
+  constructor(agreement: Agreement, replies: Replies, context: TransmissionContext) {
     this.#device = agreement.device;
     this.#agreement = agreement;
     this.#replies = replies;
     this.#limits = context.limits;
     this.#logger = context.logger;
     this.#events = context.events;
+    this.#heldBytes = context.heldBytes;
   }
 
   /** True while a request would be in the way of the limits: nothing may be parsed. `resume` follows. */
@@ -70,6 +77,7 @@ export class Transmission implements RequestSink {
     this.#stalled =
       this.#inFlightRequests >= this.#limits.inFlightRequests ||
       this.#inFlightBytes >= this.#limits.inFlightBytes ||
+      this.#heldBytes() >= this.#limits.inFlightBytes ||
       this.#replies.backlogBytes >= this.#limits.replyBacklogBytes;
     return this.#stalled;
   }
@@ -98,7 +106,7 @@ export class Transmission implements RequestSink {
     return this.#refusal(header) === nbdErrors.OK;
   }
 
-  request(header: RequestHeader, payload: Buffer | null): boolean {
+  request(header: RequestHeader, payload: Buffer | null, owner: PayloadOwner): boolean {
     if (this.#finishing) return false;
     if (header.command === commands.DISC) {
       this.#finishing = true;
@@ -112,10 +120,10 @@ export class Transmission implements RequestSink {
       // It was refused when its payload came, and would be accepted now (the volume grew in between).
       this.#replies.error(header, beyondEndError(header.command), 'past the end of the device');
     } else {
-      const cost = costOf(header);
       this.#inFlightRequests += 1;
-      this.#inFlightBytes += cost;
-      void this.#execute(header, payload, cost);
+      this.#inFlightBytes += costOf(header);
+      if (payload !== null) owner.retain();
+      void this.#execute(header, payload, payload === null ? unpooled : owner);
     }
     return !this.isFull();
   }
@@ -129,7 +137,11 @@ export class Transmission implements RequestSink {
   }
 
   /** Never rejects. The device sees the call before this returns its promise. */
-  async #execute(header: RequestHeader, payload: Buffer | null, cost: number): Promise<void> {
+  async #execute(
+    header: RequestHeader,
+    payload: Buffer | null,
+    owner: PayloadOwner,
+  ): Promise<void> {
     try {
       if (header.command === commands.READ) {
         this.#replies.data(header, await this.#read(header));
@@ -142,8 +154,9 @@ export class Transmission implements RequestSink {
     } catch (error) {
       this.#fail(header, error);
     }
+    owner.release();
     this.#inFlightRequests -= 1;
-    this.#inFlightBytes -= cost;
+    this.#inFlightBytes -= costOf(header);
     if (this.#stalled) this.wake();
     if (this.#inFlightRequests === 0 && this.#whenIdle.length > 0) {
       for (const resolve of this.#whenIdle.splice(0)) resolve();

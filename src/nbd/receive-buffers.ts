@@ -1,0 +1,117 @@
+/**
+ * Memory that a connection receives into, so that payloads reach the device without a copy. A PayloadOwner
+ * stands for the memory behind a payload: it is retained for each write that is under way and released
+ * when the write is done; only then is the memory used again.
+ */
+
+export interface PayloadOwner {
+  retain(): void;
+  release(): void;
+}
+
+/** Memory that nobody uses again: the garbage collector frees it. */
+export const unpooled: PayloadOwner = { retain: () => undefined, release: () => undefined };
+
+const kibi = 1024;
+const arenaBytes = 512 * kibi;
+/** With less room than this left, receiving goes on in another arena: system calls should move much. */
+const minRoomBytes = 128 * kibi;
+/** So much of a payload must be missing for it to be received straight into its own buffer. */
+export const minDirectBytes = 64 * kibi;
+const smallestPooledBytes = 64 * kibi;
+const largestPooledBytes = 4096 * kibi;
+
+class Arena implements PayloadOwner {
+  readonly bytes = Buffer.allocUnsafeSlow(arenaBytes);
+  usedBytes = 0;
+  users = 0;
+
+  retain(): void {
+    this.users += 1;
+  }
+
+  release(): void {
+    this.users -= 1;
+  }
+}
+
+/** One connection's receive buffers. */
+export class ReceiveBuffers {
+  readonly #spares: Arena[] = [];
+  #arena = new Arena();
+
+  /** Owner of what was received last. */
+  get owner(): PayloadOwner {
+    return this.#arena;
+  }
+
+  /** Memory that unanswered writes keep from being used again (and one spare). */
+  get heldBytes(): number {
+    return this.#spares.length * arenaBytes;
+  }
+
+  /** Where the next bytes go; asked again after each receipt. */
+  next(): Buffer {
+    if (this.#arena.users === 0) this.#arena.usedBytes = 0;
+    if (arenaBytes - this.#arena.usedBytes < minRoomBytes) {
+      const free = this.#spares.findIndex((arena) => arena.users === 0);
+      this.#spares.push(this.#arena);
+      const [arena] = free === -1 ? [] : this.#spares.splice(free, 1);
+      this.#arena = arena ?? new Arena();
+      this.#arena.usedBytes = 0;
+      this.#dropSpares();
+    }
+    return this.#arena.bytes.subarray(this.#arena.usedBytes);
+  }
+
+  /** Told how many bytes came into what the last `next()` returned. */
+  received(count: number): void {
+    this.#arena.usedBytes += count;
+  }
+
+  /** One free arena is enough to go on with; those in use are freed by the garbage collector when done. */
+  #dropSpares(): void {
+    let free = 0;
+    for (let index = this.#spares.length - 1; index >= 0; index--) {
+      if (this.#spares[index]?.users !== 0) continue;
+      free += 1;
+      if (free > 1) this.#spares.splice(index, 1);
+    }
+  }
+}
+
+/** Buffers for payloads that span chunks, shared by all connections, in powers of two. */
+export class PayloadPool {
+  readonly #free = new Map<number, Buffer[]>();
+  readonly #maxBytes: number;
+  #freeBytes = 0;
+
+  constructor(maxBytes: number) {
+    this.#maxBytes = maxBytes;
+  }
+
+  take(length: number): { bytes: Buffer; owner: PayloadOwner } {
+    const capacity = capacityFor(length);
+    if (capacity === null) return { bytes: Buffer.allocUnsafeSlow(length), owner: unpooled };
+    const pooled = this.#free.get(capacity)?.pop();
+    if (pooled !== undefined) this.#freeBytes -= capacity;
+    const whole = pooled ?? Buffer.allocUnsafeSlow(capacity);
+    const owner: PayloadOwner = { retain: () => undefined, release: () => this.#give(whole) };
+    return { bytes: whole.subarray(0, length), owner };
+  }
+
+  #give(whole: Buffer): void {
+    if (this.#freeBytes + whole.length > this.#maxBytes) return;
+    this.#freeBytes += whole.length;
+    const free = this.#free.get(whole.length);
+    if (free === undefined) this.#free.set(whole.length, [whole]);
+    else free.push(whole);
+  }
+}
+
+function capacityFor(length: number): number | null {
+  if (length > largestPooledBytes || length < smallestPooledBytes / 2) return null;
+  let capacity = smallestPooledBytes;
+  while (capacity < length) capacity *= 2;
+  return capacity;
+}
