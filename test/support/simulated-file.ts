@@ -43,7 +43,18 @@ export class SimulatedFile implements DiskFile {
   write(buffers: readonly Uint8Array[], position: number): void {
     const bytes = Buffer.concat(buffers);
     this.#assertOpen();
+    this.#writeNow(this.#host.start('write', this.path), bytes, position);
+  }
+
+  async writeOffThread(buffers: readonly Uint8Array[], position: number): Promise<void> {
+    if (this.#closed) throw failure('write', this.path, 'EBADF');
     const operation = this.#host.start('write', this.path);
+    await this.#host.wait(operation);
+    // Only now, so that a test notices bytes that changed while they were in flight.
+    this.#writeNow(operation, Buffer.concat(buffers), position);
+  }
+
+  #writeNow(operation: Operation, bytes: Buffer, position: number): void {
     if (this.#host.crashed() === 'process') this.#writeFirstPart(bytes, position);
     const fault = this.#host.drawFault(operation) ?? (this.#writable ? undefined : 'EBADF');
     if (fault === 'EBADF') throw failure('write', this.path, fault);

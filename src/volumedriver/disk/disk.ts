@@ -33,6 +33,8 @@ export interface DiskFile {
   readonly path: string;
   /** Writes all the bytes at `position`, without waiting for the device. */
   write(buffers: readonly Uint8Array[], position: number): void;
+  /** As write, off the thread: the bytes must not change until it settles. Not every disk has it. */
+  writeOffThread?(buffers: readonly Uint8Array[], position: number): Promise<void>;
   /** Fills `buffer` from the page cache alone; false when any byte would have to come from the device or lies past the end. */
   readCached(buffer: Uint8Array, position: number): boolean;
   /** Bytes read: fewer than asked only at the end of the file. Blocks the thread. */

@@ -41,6 +41,19 @@ export class LinuxFile implements DiskFile {
     }
   }
 
+  async writeOffThread(buffers: readonly Uint8Array[], position: number): Promise<void> {
+    let rest = withoutEmpty(buffers);
+    let at = position;
+    while (rest.length > 0) {
+      const count = await this.#offThread<number>('write', (callback) => {
+        fs.writev(this.#fd, rest, at, callback);
+      });
+      if (count === 0) throw new VolumeError('INTERNAL', `write ${this.path}: wrote nothing`);
+      at += count;
+      rest = behind(rest, count);
+    }
+  }
+
   readCached(buffer: Uint8Array, position: number): boolean {
     this.#assertOpen();
     const length = buffer.byteLength;
@@ -130,21 +143,13 @@ export class LinuxFile implements DiskFile {
   }
 
   #writeMany(buffers: readonly Uint8Array[], position: number): void {
-    let rest = buffers.filter((buffer) => buffer.byteLength > 0);
+    let rest = withoutEmpty(buffers);
     let at = position;
     while (rest.length > 0) {
-      let count = fs.writevSync(this.#fd, rest, at);
+      const count = fs.writevSync(this.#fd, rest, at);
       if (count === 0) throw new VolumeError('INTERNAL', `write ${this.path}: wrote nothing`);
       at += count;
-      const unwritten = rest.findIndex((buffer) => {
-        if (count < buffer.byteLength) return true;
-        count -= buffer.byteLength;
-        return false;
-      });
-      if (unwritten < 0) return;
-      rest = rest.slice(unwritten);
-      const partial = rest[0];
-      if (partial !== undefined && count > 0) rest[0] = partial.subarray(count);
+      rest = behind(rest, count);
     }
   }
 
@@ -174,4 +179,18 @@ export class LinuxFile implements DiskFile {
   #assertOpen(): void {
     assert(!this.#closed, `${this.path} is open`);
   }
+}
+
+function withoutEmpty(buffers: readonly Uint8Array[]): Uint8Array[] {
+  return buffers.filter((buffer) => buffer.byteLength > 0);
+}
+
+/** What is left of buffers, none of them empty, when their first `count` bytes are gone. */
+function behind(buffers: readonly Uint8Array[], count: number): Uint8Array[] {
+  let skip = count;
+  for (const [index, buffer] of buffers.entries()) {
+    if (skip < buffer.byteLength) return [buffer.subarray(skip), ...buffers.slice(index + 1)];
+    skip -= buffer.byteLength;
+  }
+  return [];
 }
