@@ -104,7 +104,7 @@ export class AttacherService implements DeviceService {
 
   async attach(request: TargetExport): Promise<Device> {
     validate(request);
-    return this.#exclusively(request.volumeId, () => this.#attach(request));
+    return await this.#exclusively(request.volumeId, () => this.#attach(request));
   }
 
   async detach(volumeId: string): Promise<void> {
@@ -118,7 +118,7 @@ export class AttacherService implements DeviceService {
         `resize ${volumeId}: ${sizeBytes} is no size in bytes`,
       );
     }
-    return this.#exclusively(volumeId, async () => {
+    return await this.#exclusively(volumeId, async () => {
       const { record, details } = await this.#require(volumeId);
       const strategy = this.#strategyOf(record);
       return deviceOf(record, await strategy.resize(targetOf(record), details, sizeBytes));
@@ -128,7 +128,7 @@ export class AttacherService implements DeviceService {
   async getDevice(volumeId: string): Promise<Device> {
     this.#requireStarted();
     const { record } = await this.#require(volumeId);
-    return this.#inspect(record);
+    return await this.#inspect(record);
   }
 
   async listDevices(): Promise<Device[]> {
@@ -138,7 +138,7 @@ export class AttacherService implements DeviceService {
     for (const entry of await this.#records.list()) {
       if ('record' in entry && isShown(entry.record)) shown.push(entry.record);
     }
-    return Promise.all(shown.map((record) => limit(() => this.#inspect(record))));
+    return await Promise.all(shown.map((record) => limit(() => this.#inspect(record))));
   }
 
   async #attach(request: TargetExport): Promise<Device> {
@@ -148,14 +148,14 @@ export class AttacherService implements DeviceService {
       const why = `its record cannot be read (${stored.problem}): detach it first`;
       throw new VolumeError('CORRUPT', `attach ${request.volumeId}: ${why}`);
     }
-    if (stored?.record.phase === 'attached') return this.#existing(stored.record, request);
+    if (stored?.record.phase === 'attached') return await this.#existing(stored.record, request);
     if (stored !== null) await this.#removeDevice(stored.record, this.#strategyOf(stored.record));
     const [strategy] = this.#options.strategies;
     if (stored === null && (await this.#runs(key))) {
       const why = 'it has a device without a record: detach it first';
       throw new VolumeError('CORRUPT', `attach ${request.volumeId}: ${why}`);
     }
-    return this.#attachNew(this.#newRecord(request, strategy.name), strategy);
+    return await this.#attachNew(this.#newRecord(request, strategy.name), strategy);
   }
 
   async #existing(record: AttachmentRecord, request: TargetExport): Promise<Device> {
@@ -164,7 +164,7 @@ export class AttacherService implements DeviceService {
       const why = `it is attached ${mode} from ${record.uri}`;
       throw new VolumeError('ALREADY_EXISTS', `attach ${request.volumeId}: ${why}`);
     }
-    return this.#inspect(record);
+    return await this.#inspect(record);
   }
 
   async #attachNew(record: AttachmentRecord, strategy: DeviceStrategy): Promise<Device> {
@@ -312,7 +312,7 @@ export class AttacherService implements DeviceService {
 
   async #exclusively<T>(volumeId: string, work: () => Promise<T>): Promise<T> {
     this.#requireStarted();
-    return this.#locked(volumeId, work);
+    return await this.#locked(volumeId, work);
   }
 
   async #locked<T>(volumeId: string, work: () => Promise<T>): Promise<T> {

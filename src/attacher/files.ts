@@ -1,11 +1,7 @@
 /** Small durable files: what write() returned from is there after a power cut, whole. */
 import { open, readFile, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-
-/** Whether a Node error carries this errno name. */
-export function hasErrno(error: unknown, errno: string): boolean {
-  return error instanceof Error && 'code' in error && error.code === errno;
-}
+import { hasErrno } from '../base/errno.ts';
 
 /** Replaces the file: temporary file, fsync, rename, fsync of the folder. Never leaves a torn file. */
 export async function writeFileDurably(path: string, content: string): Promise<void> {

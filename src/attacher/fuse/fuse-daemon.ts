@@ -4,11 +4,10 @@
  * recorded is found as well. `--daemonize` would write the pid only after the connection was made, when a stuck
  * one cannot be told any more; here the pid is known at once.
  */
-import { spawn } from 'node:child_process';
 import { open } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { Clock } from '../../base/clock.ts';
-import { VolumeError } from '../../volumes/errors.ts';
+import { toVolumeError, VolumeError } from '../../volumes/errors.ts';
 import { readFileIfPresent } from '../files.ts';
 import { mountsOn } from '../mounts.ts';
 import {
@@ -16,8 +15,9 @@ import {
   identifyProcess,
   isAlive,
   signalProcess,
+  startDetached,
   type ProcessIdentity,
-} from '../processes.ts';
+} from '../../base/processes.ts';
 import { waitUntil } from '../waiting.ts';
 import { daemonArguments } from './qemu-options.ts';
 
@@ -56,22 +56,12 @@ export async function startDaemon(
 ): Promise<ProcessIdentity> {
   const log = await open(folder.logPath, 'a', 0o600);
   try {
-    const child = spawn(request.program, daemonArguments({ ...folder, ...request }), {
-      detached: true,
-      stdio: ['ignore', log.fd, log.fd],
-      env: { ...process.env, LC_ALL: 'C' },
-      cwd: '/',
+    const pid = await startDetached(request.program, daemonArguments({ ...folder, ...request }), {
+      logFd: log.fd,
+    }).catch((cause: unknown) => {
+      throw toVolumeError(cause, `start ${request.program}`, 'NOT_CAPABLE');
     });
-    await new Promise<void>((resolve, reject) => {
-      child.once('spawn', resolve);
-      child.once('error', (cause) => {
-        reject(
-          new VolumeError('NOT_CAPABLE', `start ${request.program}: ${cause.message}`, { cause }),
-        );
-      });
-    });
-    child.unref();
-    const identity = child.pid === undefined ? null : await identifyProcess(child.pid);
+    const identity = await identifyProcess(pid);
     if (identity === null) throw await startFailure(folder);
     return identity;
   } finally {
@@ -147,5 +137,5 @@ export async function stopDaemon(
       return true;
   }
   await signalProcess(daemon, 'SIGKILL');
-  return waitUntil(options.clock, { timeoutMs: 3000, everyMs: 10 }, gone);
+  return await waitUntil(options.clock, { timeoutMs: 3000, everyMs: 10 }, gone);
 }

@@ -7,10 +7,10 @@ import { readFile, readdir } from 'node:fs/promises';
 import { basename } from 'node:path';
 import * as z from 'zod';
 import type { Clock } from '../../base/clock.ts';
+import { hasErrno } from '../../base/errno.ts';
 import type { RunCommand } from '../../volumes/command.ts';
 import { commandErrorOf } from '../../volumes/command.ts';
 import { VolumeError } from '../../volumes/errors.ts';
-import { hasErrno } from '../files.ts';
 import { waitUntil } from '../waiting.ts';
 
 export interface Backing {
@@ -54,18 +54,19 @@ export class LoopDevices {
 
   /** Makes a device with 512-byte logical blocks and returns its path. */
   async create(file: string, options: { readOnly: boolean }): Promise<string> {
-    const args = ['--find', '--show', '--sector-size', '512', '--direct-io=on'];
+    const args = ['--find', '--show', '--sector-size', '512', '--direct-io=off'];
     if (options.readOnly) args.push('--read-only');
     const { stdout } = await this.#run('losetup', [...args, file], { timeoutMs: this.#timeoutMs });
     const path = stdout.trim();
     if (!isLoopPath(path))
       throw new VolumeError('INTERNAL', `losetup: it printed ${JSON.stringify(path)}`);
+    if ((await readSysFile(path, 'loop/dio')) === '1') {
+      throw new VolumeError(
+        'NOT_CAPABLE',
+        `losetup: ${path} insists on direct I/O, which corrupts data`,
+      );
+    }
     return path;
-  }
-
-  /** Whether the device bypasses the page cache of its backing file. */
-  async usesDirectIo(path: string): Promise<boolean> {
-    return (await readSysFile(path, 'loop/dio')) === '1';
   }
 
   /** Our devices over this file; `candidate` is one whose path may not tell any more. */
@@ -114,7 +115,7 @@ export class LoopDevices {
       // Stuck in the kernel, or gone already: what counts is what is there afterwards.
       if (commandErrorOf(error) === undefined) throw error;
     }
-    return waitUntil(
+    return await waitUntil(
       this.#clock,
       { timeoutMs, everyMs: 20 },
       async () => !(await this.isOurs(path, backing)),

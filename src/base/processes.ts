@@ -2,9 +2,9 @@
  * Processes that outlive us, told apart by pid and start time (proc(5), /proc/PID/stat field 22): a pid alone may
  * belong to somebody else by now and is never signalled. A zombie counts as gone: nothing of it runs.
  */
+import { spawn } from 'node:child_process';
 import { readFile, readdir } from 'node:fs/promises';
-import { kill } from 'node:process';
-import { hasErrno } from './files.ts';
+import { hasErrno } from './errno.ts';
 
 export interface ProcessIdentity {
   readonly pid: number;
@@ -13,6 +13,30 @@ export interface ProcessIdentity {
 }
 
 const procFolder = '/proc';
+
+/**
+ * Starts a program that shall outlive us: in a session of its own, with both outputs going to the open file `logFd`
+ * and LC_ALL=C. Resolves with its pid once it runs; rejects when it cannot be started.
+ */
+export async function startDetached(
+  program: string,
+  args: readonly string[],
+  options: { logFd: number },
+): Promise<number> {
+  const child = spawn(program, args, {
+    detached: true,
+    stdio: ['ignore', options.logFd, options.logFd],
+    env: { ...process.env, LC_ALL: 'C' },
+    cwd: '/',
+  });
+  await new Promise<void>((resolve, reject) => {
+    child.once('spawn', resolve);
+    child.once('error', reject);
+  });
+  child.unref();
+  if (child.pid === undefined) throw new Error(`${program} has no pid`);
+  return child.pid;
+}
 
 /** Reads state and start time out of /proc/PID/stat; null when it is malformed. */
 export function parseStat(text: string): { state: string; startTime: string } | null {
@@ -47,7 +71,7 @@ export async function signalProcess(
 ): Promise<boolean> {
   if (!(await isAlive(identity))) return false;
   try {
-    kill(identity.pid, signal);
+    process.kill(identity.pid, signal);
     return true;
   } catch (error) {
     if (hasErrno(error, 'ESRCH')) return false;
