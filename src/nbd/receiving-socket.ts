@@ -27,12 +27,7 @@ export function receiveInto(accepted: Socket, receiver: Receiver): Socket {
       return true;
     },
   };
-  const options: SocketConstructorOpts & { handle: object } = {
-    handle,
-    allowHalfOpen: true,
-    onread,
-  };
-  const socket = new Socket(options);
+  const socket = new Socket({ handle, allowHalfOpen: true, onread } as SocketConstructorOpts);
   socket.pause();
   return socket;
 }

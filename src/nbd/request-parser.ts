@@ -29,6 +29,8 @@ export class RequestParser {
   /** A header that is not complete yet. */
   readonly #partial = Buffer.alloc(requestHeaderBytes);
   #partialBytes = 0;
+  /** Position in the chunk that is being parsed. */
+  #at = 0;
   /** The WRITE whose payload is being received: into `#payload`, or nowhere when that is null. */
   #current: RequestHeader | null = null;
   #payload: Buffer | null = null;
@@ -51,35 +53,46 @@ export class RequestParser {
    * that the sink stopped at. PROTOCOL_ERROR when a request does not start with the magic.
    */
   parse(chunk: Buffer, from: number, owner: PayloadOwner): number {
-    let at = from;
+    this.#at = from;
     let going = true;
-    while (going && !this.#ended && at < chunk.length) {
+    while (going && !this.#ended && this.#at < chunk.length) {
       if (this.#current !== null) {
-        const count = Math.min(this.#current.length - this.#receivedBytes, chunk.length - at);
-        going = this.#continuePayload(this.#current, chunk.subarray(at, at + count));
-        at += count;
-      } else if (this.#partialBytes > 0 || chunk.length - at < requestHeaderBytes) {
-        const count = Math.min(requestHeaderBytes - this.#partialBytes, chunk.length - at);
-        chunk.copy(this.#partial, this.#partialBytes, at, at + count);
-        this.#partialBytes += count;
-        at += count;
-        if (this.#partialBytes < requestHeaderBytes) break;
-        this.#partialBytes = 0;
-        going = this.#begin(this.#decode(this.#partial, 0));
+        const missing = this.#current.length - this.#receivedBytes;
+        going = this.#continuePayload(this.#current, this.#take(chunk, missing));
+      } else if (this.#partialBytes > 0 || chunk.length - this.#at < requestHeaderBytes) {
+        going = this.#continueHeader(chunk);
       } else {
-        const header = this.#decode(chunk, at);
-        at += requestHeaderBytes;
-        const end = at + header.length;
-        if (header.command === commands.WRITE && end <= chunk.length && this.#fits(header)) {
-          const kept = this.#sink.keepsPayload(header);
-          going = this.#sink.request(header, kept ? chunk.subarray(at, end) : null, owner);
-          at = end;
-        } else {
-          going = this.#begin(header);
-        }
+        going = this.#next(chunk, owner);
       }
     }
-    return this.#ended ? chunk.length : at;
+    return this.#ended ? chunk.length : this.#at;
+  }
+
+  /** Takes at most `count` bytes of the chunk. */
+  #take(chunk: Buffer, count: number): Buffer {
+    const piece = chunk.subarray(this.#at, this.#at + count);
+    this.#at += piece.length;
+    return piece;
+  }
+
+  #continueHeader(chunk: Buffer): boolean {
+    const piece = this.#take(chunk, requestHeaderBytes - this.#partialBytes);
+    piece.copy(this.#partial, this.#partialBytes);
+    this.#partialBytes += piece.length;
+    if (this.#partialBytes < requestHeaderBytes) return true;
+    this.#partialBytes = 0;
+    return this.#begin(this.#decode(this.#partial, 0));
+  }
+
+  /** The fast path: a header that lies in the chunk, most often with its whole payload. */
+  #next(chunk: Buffer, owner: PayloadOwner): boolean {
+    const header = this.#decode(chunk, this.#at);
+    this.#at += requestHeaderBytes;
+    const whole = this.#at + header.length <= chunk.length && this.#fits(header);
+    if (header.command !== commands.WRITE || !whole) return this.#begin(header);
+    const kept = this.#sink.keepsPayload(header);
+    const payload = this.#take(chunk, header.length);
+    return this.#sink.request(header, kept ? payload : null, owner);
   }
 
   #decode(bytes: Buffer, at: number): RequestHeader {

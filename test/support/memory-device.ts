@@ -213,12 +213,8 @@ export class MemoryExports implements ExportProvider {
     return device;
   }
 
-  info(exportName: string): Promise<ExportInfo> {
-    try {
-      return Promise.resolve(infoOf(exportName, this.#find(exportName).storage));
-    } catch (error) {
-      return Promise.reject(error as Error);
-    }
+  async info(exportName: string): Promise<ExportInfo> {
+    return await Promise.resolve(infoOf(exportName, this.#find(exportName).storage));
   }
 
   list(): Promise<ExportInfo[]> {
