@@ -38,42 +38,58 @@ function isSecret(field: FieldNode): boolean {
   return field.options?.['[csi.v1.csi_secret]'] === true;
 }
 
-function main(path: string): string {
-  const set = JSON.parse(readFileSync(path, 'utf8')) as { file: FileNode[] };
-  const messages = new Map<string, MessageNode>();
-  const methods: { path: string; request: string }[] = [];
-  for (const file of set.file) {
+interface Api {
+  messages: Map<string, MessageNode>;
+  methods: { path: string; request: string }[];
+}
+
+function readApi(files: FileNode[]): Api {
+  const api: Api = { messages: new Map(), methods: [] };
+  for (const file of files) {
     if (file.package === 'google.protobuf') continue;
-    collectMessages(file.package, file.messageType ?? [], messages);
+    collectMessages(file.package, file.messageType ?? [], api.messages);
     for (const service of file.service ?? []) {
       for (const method of service.method) {
         const methodPath = `/${file.package}.${service.name}/${method.name}`;
-        methods.push({ path: methodPath, request: method.inputType.slice(1) });
+        api.methods.push({ path: methodPath, request: method.inputType.slice(1) });
       }
     }
   }
-  const secrets = new Map<string, string[]>();
+  return api;
+}
+
+/** Refuses secrets where redaction would not find them. */
+function checkReach({ messages, methods }: Api, secrets: Map<string, string[]>): void {
+  if (secrets.size === 0) {
+    throw new Error('no field carries option csi_secret: the descriptor set is incomplete');
+  }
+  const requests = new Set(methods.map((method) => method.request));
+  for (const name of secrets.keys()) {
+    if (!requests.has(name)) {
+      throw new Error(`${name} has secrets but is no request: teach redaction about it`);
+    }
+  }
   for (const [name, message] of messages) {
+    const embeds = (message.field ?? []).find((field) =>
+      secrets.has((field.typeName ?? '').slice(1)),
+    );
+    if (embeds !== undefined) {
+      throw new Error(
+        `${name}.${embeds.name} embeds a message with secrets: teach redaction to look inside`,
+      );
+    }
+  }
+}
+
+function main(path: string): string {
+  const api = readApi((JSON.parse(readFileSync(path, 'utf8')) as { file: FileNode[] }).file);
+  const secrets = new Map<string, string[]>();
+  for (const [name, message] of api.messages) {
     const fields = (message.field ?? []).filter(isSecret).map((field) => field.jsonName);
     if (fields.length > 0) secrets.set(name, fields);
   }
-  if (secrets.size === 0)
-    throw new Error('no field carries option csi_secret: the descriptor set is incomplete');
-  const requests = new Set(methods.map((method) => method.request));
-  for (const name of secrets.keys()) {
-    if (!requests.has(name))
-      throw new Error(`${name} has secrets but is no request: teach redaction about it`);
-  }
-  for (const [name, message] of messages) {
-    for (const field of message.field ?? []) {
-      if (field.typeName !== undefined && secrets.has(field.typeName.slice(1))) {
-        throw new Error(
-          `${name}.${field.name} embeds a message with secrets: teach redaction to look inside`,
-        );
-      }
-    }
-  }
-  const lines = methods.flatMap(({ path: methodPath, request }) => {
+  checkReach(api, secrets);
+  const lines = api.methods.flatMap(({ path: methodPath, request }) => {
     const fields = secrets.get(request);
     return fields === undefined
       ? []

@@ -4,12 +4,12 @@
  * (limits, status codes, logging) comes in as RpcPolicy.
  */
 import {
-  Server,
   ServerCredentials,
   status,
   type Metadata,
   type MethodDefinition as GrpcMethod,
   type sendUnaryData,
+  type Server,
   type ServerUnaryCall,
   type ServerWritableStream,
   type UntypedServiceImplementation,
@@ -112,7 +112,7 @@ class Rpc {
 
   async serveUnary(call: RawCall, reply: sendUnaryData<Buffer>): Promise<void> {
     const failed = await this.#run(call, async (result) => {
-      reply(null, this.#encode(await (result as Promise<unknown>)));
+      reply(null, this.#encode(await result));
     });
     if (failed !== null) reply(failed, null);
   }

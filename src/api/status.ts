@@ -65,6 +65,14 @@ export function fromApiStatus(error: ServiceError, peer: string): VolumeError {
   if (isErrorCode(code)) return new VolumeError(code, error.details);
   const fallback = codeOfStatus[error.code] ?? 'INTERNAL';
   const why =
-    error.code === status.UNAVAILABLE ? `it does not answer (${error.details})` : error.details;
+    error.code === status.UNAVAILABLE
+      ? `it does not answer (${connectionReason(error)})`
+      : error.details;
   return new VolumeError(fallback, `call ${peer}: ${why}`, { cause: error });
+}
+
+/** grpc-js wraps the reason of a failed connection in words of its own. */
+function connectionReason({ details }: ServiceError): string {
+  const match = /Last error: (?:Error: )?(.*?)\.? Resolution note: /.exec(details);
+  return match?.[1] ?? details;
 }

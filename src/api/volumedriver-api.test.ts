@@ -1,7 +1,11 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { Client, credentials, status, type ServiceError } from '@grpc/grpc-js';
 import { mkdtemp, rm } from 'node:fs/promises';
-import { connect as connectHttp2, type ClientHttp2Session } from 'node:http2';
+import {
+  connect as connectHttp2,
+  type ClientHttp2Session,
+  type IncomingHttpHeaders,
+} from 'node:http2';
 import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -48,7 +52,7 @@ describeVolumeService('in memory', () =>
 
 describeVolumeService('over a unix socket', async () => {
   const pair = await openPair();
-  return { service: pair.client, close: pair.close };
+  return { service: pair.client, close: () => pair.close() };
 });
 
 describe('between client and server', () => {
@@ -234,7 +238,7 @@ function rawGetInfo(socketPath: string, authority: string): Promise<string> {
       'content-type': 'application/grpc',
       te: 'trailers',
     });
-    stream.on('trailers', (trailers) => {
+    stream.on('trailers', (trailers: IncomingHttpHeaders) => {
       code = String(trailers['grpc-status']);
     });
     stream.on('error', () => undefined);

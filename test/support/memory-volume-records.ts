@@ -43,6 +43,14 @@ export interface SnapshotRecord {
   formatting: string | null;
 }
 
+/** What a new volume inherits. */
+export interface Origin {
+  source: VolumeSource | null;
+  sizeBytes: number;
+  written: boolean;
+  formatting: string | null;
+}
+
 /** All volumes and snapshots, and how they are found. */
 export class MemoryVolumeTables {
   readonly volumes = new Map<string, VolumeRecord>();
@@ -100,14 +108,10 @@ export class MemoryVolumeTables {
     });
   }
 
-  /** The snapshot or volume that a new volume starts from; a reference may be a name, the result has the id. */
-  origin(source: VolumeSource | undefined): {
-    source: VolumeSource;
-    sizeBytes: number;
-    written: boolean;
-    formatting: string | null;
-  } | null {
-    if (source === undefined) return null;
+  /** What a new volume starts with; a source may be named, the result has its id. */
+  origin(source: VolumeSource | undefined): Origin {
+    if (source === undefined)
+      return { source: null, sizeBytes: 0, written: false, formatting: null };
     if (source.kind === 'snapshot') {
       const { id, sizeBytes, written, formatting } = this.findSnapshot({
         snapshot: source.snapshotId,

@@ -123,7 +123,7 @@ export class MemoryVolumeService implements VolumeService {
         return publicVolume(existing);
       }
       const origin = this.#tables.origin(request.source);
-      if (origin !== null && sizeBytes < origin.sizeBytes) {
+      if (sizeBytes < origin.sizeBytes) {
         throw new VolumeError(
           'OUT_OF_RANGE',
           `create volume: ${sizeBytes} bytes are less than the ${origin.sizeBytes} of its source`,
@@ -135,12 +135,12 @@ export class MemoryVolumeService implements VolumeService {
         sizeBytes,
         createdSizeBytes: sizeBytes,
         createdAtMs: this.#clock.now(),
-        source: origin?.source ?? null,
+        source: origin.source,
         flushTo,
         grants: [],
         generation: 0,
-        written: origin?.written ?? false,
-        formatting: origin?.formatting ?? null,
+        written: origin.written,
+        formatting: origin.formatting,
         clients: 0,
         halted: null,
       };
