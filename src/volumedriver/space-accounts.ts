@@ -128,8 +128,8 @@ export class SpaceAccounts {
     return doomed;
   }
 
-  get hasDoomed(): boolean {
-    return this.#doomed.size > 0;
+  get doomedCount(): number {
+    return this.#doomed.size;
   }
 
   copy(): SpaceAccounts {

@@ -35,7 +35,7 @@ export function applyChange(state: VolumeState | null, change: StateChange): Vol
     case 'formattingBegun':
       return { ...state, formatting: change.filesystem };
     case 'formattingEnded':
-      return { ...state, formatting: null };
+      return { ...state, formatting: null, written: true };
     case 'removed':
       return { ...state, removed: true, grants: [] };
     default:
@@ -71,7 +71,7 @@ function applySnapshotChange(state: VolumeState, change: SnapshotChange): Volume
     case 'rolledBack': {
       const target = existing(state, change.id, change);
       const snapshots = state.snapshots.filter((snapshot) => snapshot.number <= target.number);
-      return { ...state, snapshots, written: target.written };
+      return { ...state, snapshots, written: target.written, formatting: target.formatting };
     }
     case 'cloneLinked':
       return mapSnapshot(state, change.snapshot, change, (snapshot) => ({
@@ -111,8 +111,9 @@ function withSnapshot(
     createdAtMs: change.createdAtMs,
     sizeBytes: state.sizeBytes,
     claimed: change.claimed,
-    hidden: false,
+    hidden: change.hidden,
     written: state.written,
+    formatting: state.formatting,
     clones: [],
   };
   return { ...state, snapshotNumber: number, snapshots: [...state.snapshots, snapshot] };
@@ -150,15 +151,23 @@ export function findSnapshot(state: VolumeState, id: string): SnapshotState | un
 export function newVolumeState(
   fields: Pick<
     VolumeState,
-    'id' | 'name' | 'sizeBytes' | 'createdAtMs' | 'flushTo' | 'source' | 'parent' | 'written'
+    | 'id'
+    | 'name'
+    | 'sizeBytes'
+    | 'createdAtMs'
+    | 'flushTo'
+    | 'source'
+    | 'parent'
+    | 'written'
+    | 'formatting'
   >,
 ): VolumeState {
   assert(fields.sizeBytes > 0, 'a volume has a size');
   return {
     ...fields,
+    createdSizeBytes: fields.sizeBytes,
     grants: [],
     generation: 0,
-    formatting: null,
     snapshotNumber: 0,
     snapshots: [],
     removed: false,

@@ -41,8 +41,9 @@ const snapshotSchema = z.strictObject({
   claimed: z.boolean(),
   /** Removed, but kept for its clones. */
   hidden: z.boolean(),
-  /** The volume had been written when the snapshot was taken. */
+  /** The volume's own values when the snapshot was taken: a clone and a rollback start with them. */
   written: z.boolean(),
+  formatting: z.string().nullable(),
   /** ULIDs of the volumes that were cloned from it. */
   clones: z.array(ulid),
 });
@@ -52,6 +53,8 @@ const stateSchema = z.strictObject({
   id: ulid,
   name: z.string(),
   sizeBytes: whole,
+  /** What was asked for when it was created: a repeated call is compared with that. */
+  createdSizeBytes: whole,
   createdAtMs: whole,
   flushTo: z.enum(flushTargets),
   source: sourceSchema.nullable(),
@@ -96,6 +99,7 @@ const changeSchemas = [
     name: z.string(),
     createdAtMs: whole,
     claimed: z.boolean(),
+    hidden: z.boolean(),
   }),
   z.strictObject({ kind: z.literal('snapshotHidden'), id: ulid }),
   z.strictObject({ kind: z.literal('snapshotRemoved'), id: ulid }),

@@ -3,8 +3,8 @@
  * record before it, so that a record is valid only in its place: stale bytes behind a torn end never pass.
  *
  *   0 u32 length of the record, a multiple of 8      12 u32 count: clusters, or bytes of a control payload
- *   4 u32 checksum of bytes 8..length                16 u64 first cluster
- *   8 u8 type, 9 u8 flags, 10 u16 zero               24 u32 location low, 28 u32 location high (writer)
+ *   4 u32 checksum of bytes 8..length                16 u64 first cluster (sync: byte offset in the slot)
+ *   8 u8 type, 9 u8 flags, 10 u16 zero               24 u32 location low, 28 u32 its writer (sync: u64 slot)
  *  32 payload: u32 checksum per cluster (write), UTF-8 JSON (control); padded with zeroes
  */
 import { crc32 } from 'node:zlib';
@@ -32,8 +32,8 @@ export type LogRecord =
   | { type: 'range'; cluster: number; count: number }
   /** A change of the volume's state: JSON, checked by format/control.ts. */
   | { type: 'control'; payload: unknown }
-  /** Everything before this record was durable on the local disk when it was written. */
-  | { type: 'sync' }
+  /** Everything up to byte `offset` of slot `slot` was durable on the local disk when this was written. */
+  | { type: 'sync'; slot: number; offset: number }
   /** Closes a sealed TLog; `count` records precede it. */
   | { type: 'end'; count: number };
 
@@ -89,8 +89,10 @@ function fieldsOf(record: LogRecord): Fields {
       const payload = Buffer.from(JSON.stringify(record.payload), 'utf8');
       return { ...empty, type: recordTypes.control, count: payload.length, payload };
     }
-    case 'sync':
-      return { ...empty, type: recordTypes.sync };
+    case 'sync': {
+      const [low, high] = [record.slot % 2 ** 32, Math.floor(record.slot / 2 ** 32)];
+      return { ...empty, type: recordTypes.sync, cluster: record.offset, low, high };
+    }
     case 'end':
       return { ...empty, type: recordTypes.end, count: record.count };
   }
@@ -149,8 +151,10 @@ function recordOf(bytes: Buffer): LogRecord | undefined {
       return { type: 'range', cluster, count };
     case recordTypes.control:
       return controlOf(bytes, count);
-    case recordTypes.sync:
-      return { type: 'sync' };
+    case recordTypes.sync: {
+      const slot = bytes.readUInt32LE(24) + bytes.readUInt32LE(28) * 2 ** 32;
+      return { type: 'sync', slot, offset: cluster };
+    }
     case recordTypes.end:
       return { type: 'end', count };
     default:

@@ -30,9 +30,16 @@ export interface TlogHeader {
   nonce: string;
   /** The nonce of the local TLog whose contents a recovery carried over into this one; zeroes otherwise. */
   replaces: string;
+  /** The first 8 bytes of the nonce of the slot before, in hexadecimal: a TLog follows only the one that it names. */
+  previous: string;
 }
 
 export const noNonce = '0'.repeat(32);
+
+/** What the TLog after the one with this nonce has as `previous`. */
+export function linkOf(nonce: string): string {
+  return nonce.slice(0, 16);
+}
 
 export function encodeTlogHeader(header: TlogHeader): Buffer {
   assert(header.volume.length === 26, 'a ULID has 26 characters');
@@ -48,6 +55,7 @@ export function encodeTlogHeader(header: TlogHeader): Buffer {
   writeU64(bytes, header.boundary, 72);
   bytes.write(header.nonce, 80, 'hex');
   bytes.write(header.replaces, 96, 'hex');
+  bytes.write(header.previous, 112, 'hex');
   bytes.writeUInt32LE(crc32(bytes.subarray(0, checksumOffset)), checksumOffset);
   return bytes;
 }
@@ -80,6 +88,7 @@ export function decodeTlogHeader(bytes: Buffer): TlogHeader | undefined {
     boundary: readU64(bytes, 72),
     nonce: bytes.toString('hex', 80, 96),
     replaces: bytes.toString('hex', 96, 112),
+    previous: bytes.toString('hex', 112, 120),
   };
 }
 

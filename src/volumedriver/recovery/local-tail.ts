@@ -1,0 +1,119 @@
+/**
+ * What the local disk has of a volume beyond the backend. Every open of a volume writes into a directory of its own,
+ * log-WRITER; an open that ended cleanly removes it. Of the directories that are left, one may continue the backend's
+ * last slot: that is the tail. The others are leftovers of recoveries that were themselves interrupted, or, when another
+ * owner has committed meanwhile, a tail that can't become part of the volume any more.
+ */
+import type { Disk } from '../disk/disk.ts';
+import { linkOf, noNonce, type TlogHeader } from '../format/tlog-header.ts';
+import { parseTlog, type ParsedTlog } from '../log/tlog-reader.ts';
+
+export interface LocalLog {
+  directory: string;
+  /** Intact headers only, by slot. */
+  tlogs: ParsedTlog[];
+}
+
+export interface LocalState {
+  /** Continues the backend; its `tlogs` start at the slot after the backend's last. */
+  tail: LocalLog | null;
+  /** Fully in the backend, or derived from the tail: can be deleted. */
+  obsolete: LocalLog[];
+  /** Another owner has taken the slots: never to be replayed, kept for the operator. */
+  overtaken: LocalLog[];
+}
+
+const logDirectory = /^log-[0-9a-f]{8}$/;
+
+export function logDirectoryName(writer: number): string {
+  return `log-${writer.toString(16).padStart(8, '0')}`;
+}
+
+export function readLocalLogs(disk: Disk, volumeDirectory: string): LocalLog[] {
+  return disk
+    .list(volumeDirectory)
+    .filter((name) => logDirectory.test(name))
+    .map((name) => readLocalLog(disk, `${volumeDirectory}/${name}`));
+}
+
+function readLocalLog(disk: Disk, directory: string): LocalLog {
+  const tlogs: ParsedTlog[] = [];
+  for (const name of disk.list(directory).filter((other) => other.endsWith('.tlog'))) {
+    const file = disk.open(`${directory}/${name}`, 'read');
+    try {
+      const bytes = Buffer.alloc(file.sizeBytes());
+      file.readSync(bytes, 0);
+      const tlog = parseTlog(bytes);
+      if (tlog !== undefined) tlogs.push(tlog);
+    } finally {
+      file.close();
+    }
+  }
+  return { directory, tlogs: tlogs.sort((a, b) => a.header.slot - b.header.slot) };
+}
+
+/** Sorts local logs by what they are to the backend's last slot (null when it has none). */
+export function classify(logs: readonly LocalLog[], last: TlogHeader | null): LocalState {
+  const state: LocalState = { tail: null, obsolete: [], overtaken: [] };
+  const nonces = new Set(logs.flatMap((log) => log.tlogs.map(({ header }) => header.nonce)));
+  for (const log of logs) {
+    const kind = kindOf(log, last, nonces);
+    if (kind !== 'tail') state[kind].push(log);
+    else if (state.tail === null) state.tail = continuing(log, last);
+    else state.overtaken.push(log);
+  }
+  return state;
+}
+
+function kindOf(
+  log: LocalLog,
+  last: TlogHeader | null,
+  nonces: ReadonlySet<string>,
+): 'tail' | 'obsolete' | 'overtaken' {
+  const lastSlot = last?.slot ?? 0;
+  const beyond = log.tlogs.filter(({ header }) => header.slot > lastSlot);
+  const replaced = last !== null && log.tlogs.some(({ header }) => header.nonce === last.replaces);
+  if (replaced || log.tlogs.length === 0) return 'obsolete';
+  const first = beyond[0]?.header;
+  if (first === undefined) {
+    const own = log.tlogs.find(({ header }) => header.slot === lastSlot);
+    return own === undefined || own.header.nonce === last?.nonce ? 'obsolete' : 'overtaken';
+  }
+  if (first.replaces !== noNonce && nonces.has(first.replaces)) return 'obsolete';
+  const follows = first.slot === lastSlot + 1 && first.previous === linkOf(last?.nonce ?? noNonce);
+  if (!follows) return 'overtaken';
+  return 'tail';
+}
+
+/** The part of the log behind the backend's last slot, without gaps. */
+function continuing(log: LocalLog, last: TlogHeader | null): LocalLog {
+  const tlogs: ParsedTlog[] = [];
+  let slot = last?.slot ?? 0;
+  let nonce = last?.nonce ?? noNonce;
+  for (const tlog of log.tlogs) {
+    if (tlog.header.slot !== slot + 1 || tlog.header.previous !== linkOf(nonce)) continue;
+    tlogs.push(tlog);
+    slot = tlog.header.slot;
+    nonce = tlog.header.nonce;
+  }
+  return { directory: log.directory, tlogs };
+}
+
+/** The place up to which the log is known to have been durable: its last sync mark. */
+export interface DurableMark {
+  slot: number;
+  offset: number;
+}
+
+export function lastMark(log: LocalLog): DurableMark {
+  let mark: DurableMark = { slot: 0, offset: 0 };
+  for (const { records } of log.tlogs) {
+    for (const { record } of records) {
+      if (record.type !== 'sync') continue;
+      const later =
+        record.slot > mark.slot || (record.slot === mark.slot && record.offset > mark.offset);
+      if (later) mark = { slot: record.slot, offset: record.offset };
+    }
+  }
+  return mark;
+}

@@ -1,0 +1,400 @@
+/**
+ * One open volume: an actor that owns its log, its image (state, map, accounts), its uploader and its clients. It is
+ * made by recovery (open-volume.ts) and ends with close(), or halts: after that every request fails until the volume
+ * is opened again.
+ */
+import { Mutex } from '../base/mutex.ts';
+import type { Logger } from '../base/logger.ts';
+import { VolumeError, hasCode, toVolumeError } from '../volumes/errors.ts';
+import { Checkpointer, type Leftovers } from './checkpoint.ts';
+import type { Environment } from './environment.ts';
+import { clusterBytes } from './format/constants.ts';
+import type { SnapshotState, StateChange, VolumeState } from './format/control.ts';
+import type { VolumeLog } from './log/volume-log.ts';
+import type { PersistedRoot } from './map/page.ts';
+import { readBytes } from './read-path.ts';
+import type { Uploader } from './uploader.ts';
+import { VolumeImage, type MapView } from './volume-image.ts';
+import { WritePath } from './write-path.ts';
+
+/** A checkpoint is due when it would free so many objects (64 MiB); a full disk doesn't wait. */
+const doomedObjectsDue = 4;
+
+export interface VolumeParts {
+  environment: Environment;
+  image: VolumeImage;
+  log: VolumeLog;
+  uploader: Uploader;
+  /** Where the last checkpoint put the space accounts. */
+  accountsKey: string | null;
+  /** Bytes of records since the last checkpoint, as recovery replayed them. */
+  replayedBytes: number;
+  /** The volume's local directory: removed when it is closed with nothing left in it. */
+  directory: string;
+  leftovers: Leftovers;
+}
+
+/** A client of the volume: told when it must go. */
+export interface VolumeClient {
+  /** The generation that it opened with; null for a plain or snapshot export. */
+  readonly generation: number | null;
+  /** The snapshot that it reads; null for the head. */
+  readonly snapshot: string | null;
+  revoke(reason: VolumeError): void;
+}
+
+export class Volume {
+  readonly clients = new Set<VolumeClient>();
+  readonly #environment: Environment;
+  readonly #image: VolumeImage;
+  readonly #log: VolumeLog;
+  readonly #uploader: Uploader;
+  readonly #writes: WritePath;
+  readonly #checkpointer: Checkpointer;
+  readonly #logger: Logger;
+  /** Checkpoints, removals, rollbacks and close exclude each other; snapshots and I/O don't. */
+  readonly #maintenance = new Mutex();
+  readonly #directory: string;
+  readonly #leftovers: Leftovers;
+  #hold: { promise: Promise<void>; resolve: () => void } | null = null;
+  #bytesSinceCheckpoint: number;
+  #changedSinceCheckpoint: boolean;
+  #halted: VolumeError | null = null;
+  #closed = false;
+
+  constructor(parts: VolumeParts) {
+    this.#environment = parts.environment;
+    this.#image = parts.image;
+    this.#log = parts.log;
+    this.#uploader = parts.uploader;
+    this.#directory = parts.directory;
+    this.#leftovers = parts.leftovers;
+    this.#bytesSinceCheckpoint = parts.replayedBytes;
+    this.#changedSinceCheckpoint = parts.replayedBytes > 0;
+    this.#logger = parts.environment.logger.child({ volumeId: parts.image.state.id });
+    this.#writes = new WritePath({
+      log: parts.log,
+      image: parts.image,
+      readClusters: async (cluster, count) => {
+        const { reader } = this.#environment;
+        const bytes = await readBytes(
+          this.#image.map,
+          reader,
+          cluster * clusterBytes,
+          count * clusterBytes,
+        );
+        return Buffer.concat(bytes);
+      },
+    });
+    this.#checkpointer = new Checkpointer(
+      {
+        environment: parts.environment,
+        image: parts.image,
+        log: parts.log,
+        uploader: parts.uploader,
+        holdWrites: (hold) => {
+          this.#holdWrites(hold);
+        },
+        commitQueued: () => {
+          this.#writes.commit();
+        },
+      },
+      parts.accountsKey,
+    );
+  }
+
+  get state(): VolumeState {
+    return this.#image.state;
+  }
+
+  get usedBytes(): number {
+    return this.#image.accounts.usedBytes;
+  }
+
+  get halted(): VolumeError | null {
+    return this.#halted;
+  }
+
+  get sizeBytes(): number {
+    return this.#image.state.sizeBytes;
+  }
+
+  async read(offset: number, length: number): Promise<Buffer[]> {
+    this.#assertReadable();
+    return await readBytes(this.#image.map, this.#environment.reader, offset, length);
+  }
+
+  get head(): MapView {
+    this.#assertReadable();
+    return this.#image.map;
+  }
+
+  snapshotView(snapshot: SnapshotState): MapView {
+    this.#assertReadable();
+    return this.#image.snapshotView(snapshot.number);
+  }
+
+  /** `alive` is asked after every wait: a request of a client that has gone is not applied any more. */
+  async write(offset: number, data: Buffer, alive: () => boolean): Promise<void> {
+    await this.#admit(data.length, alive);
+    await this.#guardSpace(this.#writes.write(offset, data));
+    this.#logged();
+  }
+
+  async clear(offset: number, length: number, alive: () => boolean): Promise<void> {
+    await this.#admit(0, alive);
+    await this.#guardSpace(this.#writes.clear(offset, length));
+    this.#logged();
+  }
+
+  async writeZeroes(offset: number, length: number, alive: () => boolean): Promise<void> {
+    await this.#admit(length, alive);
+    await this.#guardSpace(this.#writes.writeZeroes(offset, length));
+    this.#logged();
+  }
+
+  /** Everything acknowledged so far is where the volume's `flushTo` says. */
+  async flush(): Promise<void> {
+    this.#assertRunning();
+    this.#writes.commit();
+    await this.#log.sync();
+    if (this.state.flushTo === 'backend') await this.#uploader.committed(this.#log.roll());
+  }
+
+  /** Puts a change of state into the log; it counts once sync() has resolved. */
+  change(change: StateChange): void {
+    this.#assertRunning();
+    this.#writes.commit();
+    this.#log.append([{ type: 'control', payload: change }]);
+    this.#image.applyChange(change, this.#log.slot);
+    this.#changedSinceCheckpoint = true;
+  }
+
+  /** As change(), and durable when it resolves. */
+  async durableChange(change: StateChange): Promise<void> {
+    if (VolumeImage.needsDrain(change)) await this.#drainedChange(change);
+    else this.change(change);
+    await this.#log.sync();
+  }
+
+  /** Cuts a snapshot: everything acknowledged before is in it. Durable when it resolves; synced later. */
+  async takeSnapshot(
+    fields: Omit<Extract<StateChange, { kind: 'snapshotTaken' }>, 'kind'>,
+  ): Promise<void> {
+    this.#assertRunning();
+    this.#writes.commit();
+    this.#log.sealObject();
+    this.change({ kind: 'snapshotTaken', ...fields });
+    const slot = this.#log.roll();
+    await (this.state.flushTo === 'backend' ? this.#uploader.committed(slot) : this.#log.sync());
+  }
+
+  /** Whether the snapshot's record, and with it all its data, is in the backend. */
+  isSynced(snapshot: string): boolean {
+    const slot = this.#image.snapshotSlots.get(snapshot);
+    return slot === undefined || slot <= this.#uploader.committedSlot;
+  }
+
+  async waitSynced(snapshot: string): Promise<void> {
+    const slot = this.#image.snapshotSlots.get(snapshot);
+    if (slot !== undefined) await this.#uploader.committed(slot);
+  }
+
+  /** Seals what is open and waits until it is in the backend. */
+  async commitAll(): Promise<void> {
+    this.#assertRunning();
+    this.#writes.commit();
+    await this.#uploader.committed(this.#log.roll());
+  }
+
+  /** The persisted root of a snapshot, for a clone: makes a checkpoint if there is none yet. */
+  async persistedRoot(snapshot: SnapshotState): Promise<PersistedRoot | null> {
+    if (this.#image.snapshotMaps.get(snapshot.number)?.kind !== 'persisted')
+      await this.checkpoint();
+    const map = this.#image.snapshotMaps.get(snapshot.number);
+    if (map?.kind === 'persisted') return map.root;
+    throw new VolumeError(
+      'SNAPSHOT_NOT_FOUND',
+      `cloning snapshot ${snapshot.id}: it was removed meanwhile`,
+    );
+  }
+
+  async checkpoint(): Promise<void> {
+    await this.#maintenance.run(async () => {
+      await this.#checkpointNow();
+    });
+  }
+
+  /** Called from time to time: makes a checkpoint when one is due. */
+  async maintain(): Promise<void> {
+    if (this.#halted !== null || this.#closed) return;
+    if (this.#checkpointDue()) await this.checkpoint();
+  }
+
+  /** A checkpoint if anything changed, then nothing is left on the local disk. */
+  async close(): Promise<void> {
+    this.revokeClients(() => true, new VolumeError('SHUTTING_DOWN', 'the volume is being closed'));
+    await this.#maintenance.run(async () => {
+      if (this.#closed) return;
+      try {
+        if (this.#halted === null && this.#needsCheckpoint()) await this.#checkpointNow();
+      } finally {
+        this.#end();
+      }
+      if (this.#halted === null && this.#uploader.committedSlot >= this.#log.slot - 1)
+        this.#removeLog();
+    });
+  }
+
+  /** Deletes what an earlier session may have left in the backend: nothing refers to it. */
+  async sweep(): Promise<void> {
+    await this.#maintenance.run(async () => {
+      if (this.#halted === null && !this.#closed) await this.#checkpointer.sweep(this.#leftovers);
+    });
+  }
+
+  /** Ends at once, leaving everything as it is on the disk: the next open recovers it. */
+  abandon(): void {
+    this.revokeClients(() => true, new VolumeError('SHUTTING_DOWN', 'the volume is being closed'));
+    this.#end();
+  }
+
+  revokeClients(which: (client: VolumeClient) => boolean, reason: VolumeError): void {
+    for (const client of [...this.clients]) {
+      if (!which(client)) continue;
+      this.clients.delete(client);
+      client.revoke(reason);
+    }
+  }
+
+  /** Stops the volume for good: its clients are dropped, so that a reconnect finds it opened again. */
+  halt(error: VolumeError): void {
+    if (this.#halted !== null || this.#closed) return;
+    this.#halted = error;
+    this.#logger.error('the volume halted', { code: error.code, error });
+    this.revokeClients(() => true, error);
+  }
+
+  async #drainedChange(change: StateChange): Promise<void> {
+    await this.#maintenance.run(async () => {
+      this.#holdWrites(true);
+      try {
+        this.#writes.commit();
+        await this.#image.map.drained();
+        this.#log.sealObject();
+        this.change(change);
+      } finally {
+        this.#holdWrites(false);
+      }
+    });
+  }
+
+  async #checkpointNow(): Promise<void> {
+    this.#assertRunning();
+    const bytes = this.#bytesSinceCheckpoint;
+    this.#changedSinceCheckpoint = false;
+    try {
+      await this.#checkpointer.run();
+      this.#bytesSinceCheckpoint -= bytes;
+    } catch (error) {
+      this.#changedSinceCheckpoint = true;
+      if (hasCode(error, 'OUT_OF_SPACE')) this.#environment.space.diskIsFull();
+      throw error;
+    }
+  }
+
+  #checkpointDue(): boolean {
+    const { limits, space } = this.#environment;
+    if (this.#bytesSinceCheckpoint > limits.replayBytesMax) return true;
+    const { doomedCount } = this.#image.accounts;
+    return doomedCount >= (space.full ? 1 : doomedObjectsDue);
+  }
+
+  #needsCheckpoint(): boolean {
+    return (
+      this.#changedSinceCheckpoint ||
+      this.#bytesSinceCheckpoint > 0 ||
+      this.#image.accounts.doomedCount > 0
+    );
+  }
+
+  /** Waits until a write may be appended: back-pressure, never more than that. */
+  async #admit(bytes: number, alive: () => boolean): Promise<void> {
+    this.#assertRunning();
+    if (bytes > 0) this.#environment.space.assertRoom();
+    for (;;) {
+      const wait = this.#hold?.promise ?? this.#image.map.pressure() ?? this.#unsyncedPressure();
+      if (wait === undefined) return;
+      await wait;
+      this.#assertRunning();
+      if (!alive()) throw new VolumeError('SHUTTING_DOWN', 'writing: the client has gone');
+    }
+  }
+
+  #unsyncedPressure(): Promise<void> | undefined {
+    const { limits } = this.#environment;
+    if (this.#log.unsyncedBytes < limits.earlySyncBytes) return undefined;
+    const sync = this.#log.sync();
+    if (this.#log.unsyncedBytes >= limits.unsyncedBytesMax) return sync;
+    sync.catch(() => undefined); // a failed sync halts the volume: every later request says so
+    return undefined;
+  }
+
+  async #guardSpace(write: Promise<void>): Promise<void> {
+    try {
+      await write;
+    } catch (error) {
+      if (hasCode(error, 'OUT_OF_SPACE')) this.#environment.space.diskIsFull();
+      throw error;
+    }
+  }
+
+  /** After records were appended: a long TLog is closed and goes to the backend. */
+  #logged(): void {
+    this.#changedSinceCheckpoint = true;
+    if (this.#log.tlogBytes < this.#environment.limits.tlogBytesMax || this.#halted !== null)
+      return;
+    this.#bytesSinceCheckpoint += this.#log.tlogBytes;
+    try {
+      this.#log.roll();
+    } catch (error) {
+      // The write itself is in the log; a full disk only puts off the next TLog.
+      if (!hasCode(error, 'OUT_OF_SPACE')) this.halt(toVolumeError(error, 'closing a TLog'));
+    }
+  }
+
+  #holdWrites(hold: boolean): void {
+    if (hold) this.#hold ??= Promise.withResolvers<void>();
+    else {
+      this.#hold?.resolve();
+      this.#hold = null;
+    }
+  }
+
+  /** Everything is in the backend: what is left here is an empty TLog. */
+  #removeLog(): void {
+    const { disk } = this.#environment;
+    const { directory } = this.#log;
+    for (const name of disk.list(directory)) disk.remove(`${directory}/${name}`);
+    disk.remove(directory);
+    if (disk.list(this.#directory).length === 0) disk.remove(this.#directory);
+  }
+
+  #end(): void {
+    this.#closed = true;
+    this.#uploader.stop();
+    this.#log.close();
+  }
+
+  #assertRunning(): void {
+    this.#assertReadable();
+    if (this.#halted !== null) throw this.#halted;
+  }
+
+  #assertReadable(): void {
+    if (this.#closed) {
+      throw new VolumeError('SHUTTING_DOWN', `volume ${this.state.name} is being closed`);
+    }
+    if (this.#halted?.code === 'FENCED') throw this.#halted;
+  }
+}
