@@ -64,7 +64,7 @@ describe('tests', () => {
   test('are never focused or skipped by hand', () => {
     const byHand =
       /\b(describe|test|it)\.(only|skip|todo)\b|\b(fdescribe|fit|xdescribe|xit|xtest)\(/;
-    const allowed = ['test/support/requires.ts'];
+    const allowed = ['test/support/requires.ts', 'test/support/jest-reporter.test.ts'];
     const found = typescriptFiles.filter(
       (path) => !allowed.includes(path) && byHand.test(read(path)),
     );
@@ -89,11 +89,10 @@ describe('tests', () => {
 });
 
 describe('texts', () => {
+  // Written apart, or this file would find itself.
+  const notes = ['TO DO', 'FIX ME', 'X XX'].map((word) => word.replace(' ', ''));
   const banned = [
-    {
-      what: 'notes to self',
-      pattern: new RegExp(`\\b(${['TO', 'FIX'].join('DO|')}ME|${'XX'}X)\\b`),
-    },
+    { what: 'notes to self', pattern: new RegExp(`\\b(${notes.join('|')})\\b`) },
     { what: 'ticket numbers', pattern: /\bissues? #\d/i },
     { what: 'folders of one machine', pattern: /(^|[\s"'`=(])\/(work|home\/[a-z])\b/m },
   ];
