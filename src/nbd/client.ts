@@ -215,7 +215,7 @@ export class NbdClient {
       const onAbort = (): void => reject(this.#aborted(signal));
       signal?.addEventListener('abort', onAbort, { once: true });
       const cookie = this.#pending.add({
-        what: `NBD command ${request.command} at ${request.offset}+${request.length}`,
+        what: `NBD ${nameOf(request.command)} at ${request.offset}+${request.length}`,
         ...request,
         settle: (error, answer) => {
           signal?.removeEventListener('abort', onAbort);
@@ -239,11 +239,11 @@ export class NbdClient {
     const valid = isSize(offset) && isSize(length) && length <= longest;
     if (!valid) {
       const why = `${offset}+${length} bytes are not possible`;
-      return new VolumeError('INVALID_ARGUMENT', `NBD command ${command}: ${why}`);
+      return new VolumeError('INVALID_ARGUMENT', `NBD ${nameOf(command)}: ${why}`);
     }
     if (this.#pending.size < this.#maxInFlight) return null;
     const why = `${this.#maxInFlight} requests are in flight`;
-    return new VolumeError('LIMIT_REACHED', `NBD command ${command}: ${why}`);
+    return new VolumeError('LIMIT_REACHED', `NBD ${nameOf(command)}: ${why}`);
   }
 
   #aborted(signal: AbortSignal | undefined): VolumeError {
@@ -288,4 +288,10 @@ function fuaFlag(options: ChangeOptions): number {
 
 function isSize(value: number): boolean {
   return Number.isSafeInteger(value) && value >= 0;
+}
+
+function nameOf(command: number): string {
+  return (
+    Object.entries(commands).find(([, value]) => value === command)?.[0] ?? `command ${command}`
+  );
 }

@@ -36,20 +36,23 @@ export function formatNbdAddress(address: NbdAddress): string {
 
 /** Parses nbd+unix:///NAME?socket=PATH or nbd://HOST[:PORT]/NAME. An absent name is the default export, ''. */
 export function parseNbdUri(text: string): NbdUri {
-  const url = URL.parse(text);
-  if (url === null) throw invalid(text, 'it is not a URI');
-  const exportName = unescape(url.pathname.replace(/^\//, ''), text);
-  if (url.protocol === 'nbd+unix:') {
-    const path = url.searchParams.get('socket');
-    if (path === null) throw invalid(text, 'nbd+unix needs ?socket=PATH');
-    if (url.host !== '') throw invalid(text, 'nbd+unix has three slashes and no host');
-    return { address: unixAddress(path, text), exportName };
+  // Not the URL class: it takes an export named '..' for a way up, and '+' in a socket's path for a space.
+  const unix = /^nbd\+unix:\/\/\/([^?#]*)(?:\?([^#]*))?$/.exec(text);
+  if (unix !== null) {
+    const socket = (unix[2] ?? '').split('&').find((field) => field.startsWith('socket='));
+    if (socket === undefined) throw invalid(text, 'nbd+unix needs ?socket=PATH');
+    const path = unescape(socket.slice('socket='.length), text);
+    return { address: unixAddress(path, text), exportName: unescape(unix[1] ?? '', text) };
   }
-  if (url.protocol !== 'nbd:') throw invalid(text, 'its scheme must be nbd or nbd+unix');
-  if (url.hostname === '') throw invalid(text, 'it has no host');
-  const port = url.port === '' ? defaultPort : parsePort(url.port, text);
-  const host = unescape(url.hostname, text).replace(/^\[(.*)\]$/, '$1');
-  return { address: { kind: 'tcp', host, port }, exportName };
+  const tcp =
+    /^nbd:\/\/(?:\[([0-9A-Fa-f:.]+)\]|([^:[\]/?#]+))(?::([0-9]{1,5}))?(?:\/([^?#]*))?$/.exec(text);
+  const host = tcp?.[1] ?? tcp?.[2];
+  if (host === undefined) {
+    throw invalid(text, 'it must be nbd+unix:///NAME?socket=PATH or nbd://HOST:PORT/NAME');
+  }
+  const port = tcp?.[3] === undefined ? defaultPort : parsePort(tcp[3], text);
+  const address: NbdAddress = { kind: 'tcp', host: unescape(host, text), port };
+  return { address, exportName: unescape(tcp?.[4] ?? '', text) };
 }
 
 /** The URI of an export; characters such as '@' and '#' of the name are escaped. */
@@ -58,7 +61,7 @@ export function formatNbdUri(uri: NbdUri): string {
   if (uri.address.kind === 'tcp') {
     return `nbd://${hostText(uri.address.host)}:${uri.address.port}/${name}`;
   }
-  // libnbd and qemu read the path up to '&'; slashes may stay, which keeps the URI readable.
+  // Slashes may stay, which keeps the URI readable.
   const path = encodeURIComponent(uri.address.path).replaceAll('%2F', '/');
   return `nbd+unix:///${name}?socket=${path}`;
 }

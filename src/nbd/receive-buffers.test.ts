@@ -1,0 +1,59 @@
+import { describe, expect, test } from '@jest/globals';
+import { PayloadPool, ReceiveBuffers } from './receive-buffers.ts';
+
+describe('receive buffers', () => {
+  test('memory is used again at once when nobody retains it', () => {
+    const buffers = new ReceiveBuffers();
+    const first = buffers.next();
+    buffers.received(1000);
+    expect(buffers.next().byteOffset).toBe(first.byteOffset);
+    expect(buffers.heldBytes).toBe(0);
+  });
+
+  test('retained memory is never handed out again before it is released', () => {
+    const buffers = new ReceiveBuffers();
+    const held: { buffer: ArrayBufferLike; from: number; to: number; release: () => void }[] = [];
+    for (let round = 0; round < 200; round++) {
+      const next = buffers.next();
+      const [from, to] = [next.byteOffset, next.byteOffset + next.length];
+      for (const each of held) {
+        expect(each.buffer === next.buffer && from < each.to && each.from < to).toBe(false);
+      }
+      const count = 1 + ((round * 7919) % next.length);
+      buffers.received(count);
+      const { owner } = buffers;
+      owner.retain();
+      held.push({ buffer: next.buffer, from, to: from + count, release: () => owner.release() });
+      if (round % 3 === 0) held.shift()?.release();
+    }
+    expect(buffers.heldBytes).toBeGreaterThan(0);
+    for (const each of held) each.release();
+    for (let round = 0; round < 3; round++) {
+      buffers.received(buffers.next().length);
+      buffers.owner.retain();
+      buffers.next();
+    }
+    expect(buffers.heldBytes).toBeLessThanOrEqual(4 * 512 * 1024);
+  });
+});
+
+describe('payload pool', () => {
+  test('a released buffer is taken again, one in use is not', () => {
+    const pool = new PayloadPool(2 ** 22);
+    const first = pool.take(100_000);
+    expect(first.bytes).toHaveLength(100_000);
+    const second = pool.take(100_000);
+    expect(second.bytes.buffer).not.toBe(first.bytes.buffer);
+    first.owner.release();
+    expect(pool.take(120_000).bytes.buffer).toBe(first.bytes.buffer);
+  });
+
+  test('no more is kept than allowed', () => {
+    const pool = new PayloadPool(2 ** 17);
+    const taken = [pool.take(2 ** 17), pool.take(2 ** 17)];
+    const buffers = taken.map(({ bytes }) => bytes.buffer);
+    for (const { owner } of taken) owner.release();
+    expect(buffers[0]).toBe(pool.take(2 ** 17).bytes.buffer);
+    expect(buffers).not.toContain(pool.take(2 ** 17).bytes.buffer);
+  });
+});
