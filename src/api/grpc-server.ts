@@ -151,7 +151,8 @@ class Rpc {
       await answer(this.#handler(request as never, { signal: gaveUp.signal }), gaveUp.signal);
     } catch (caught) {
       if (caught instanceof AssertionError) crash(caught);
-      const error = toVolumeError(caught, path);
+      const known = caught instanceof VolumeError || !gaveUp.signal.aborted;
+      const error = toVolumeError(known ? caught : gaveUp.signal.reason, path);
       failure = { status: this.#policy.toStatus(path, error), error };
     }
     this.#policy.finished({
