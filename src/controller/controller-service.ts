@@ -1,0 +1,184 @@
+/**
+ * The CSI Controller service. It keeps no state and no locks: names, grants and generations live in the
+ * volumedriver, so that several replicas may serve at once and every call can be repeated anywhere.
+ */
+import {
+  ControllerServiceCapability_RPC_Type as Rpc,
+  type ControllerExpandVolumeRequest,
+  type ControllerExpandVolumeResponse,
+  type ValidateVolumeCapabilitiesRequest,
+  type ValidateVolumeCapabilitiesResponse,
+} from '../api/generated/csi.ts';
+import type { ControllerHandlers } from '../csi/handlers.ts';
+import { requireMessage, requireString } from '../csi/validate.ts';
+import {
+  fsTypeContextKey,
+  isFilesystemType,
+  parseCapabilities,
+  parseCapability,
+  requireSupported,
+  unsupportedReason,
+} from '../csi/volume-capability.ts';
+import { describeError } from '../base/logger.ts';
+import type { VolumeService } from '../volumes/volume-service.ts';
+import { chooseGrownSize, parseRange } from './capacity-range.ts';
+import { createVolume, deleteVolume } from './create-volume.ts';
+import { getCapacity, listVolumes } from './list-volumes.ts';
+import {
+  snapshotById,
+  snapshotMessage,
+  volumeById,
+  volumeMessage,
+  volumeStatus,
+} from './messages.ts';
+import type { NodeRegistry } from './node-registry.ts';
+import { parseVolumeParameters } from './parameters.ts';
+import { publishVolume, unpublishVolume } from './publish-volume.ts';
+import { createSnapshot, deleteSnapshot, listSnapshots } from './snapshots.ts';
+import { accessibleTopology } from './topology.ts';
+
+export interface ControllerServiceOptions {
+  readonly driverName: string;
+  readonly volumes: VolumeService;
+  readonly nodes: NodeRegistry;
+}
+
+const capabilities = [
+  Rpc.CREATE_DELETE_VOLUME,
+  Rpc.PUBLISH_UNPUBLISH_VOLUME,
+  Rpc.LIST_VOLUMES,
+  Rpc.LIST_VOLUMES_PUBLISHED_NODES,
+  Rpc.GET_CAPACITY,
+  Rpc.GET_VOLUME,
+  Rpc.VOLUME_CONDITION,
+  Rpc.CREATE_DELETE_SNAPSHOT,
+  Rpc.LIST_SNAPSHOTS,
+  Rpc.GET_SNAPSHOT,
+  Rpc.CLONE_VOLUME,
+  Rpc.EXPAND_VOLUME,
+  Rpc.PUBLISH_READONLY,
+  Rpc.SINGLE_NODE_MULTI_WRITER,
+];
+
+export type OfferedControllerHandlers = Required<
+  Omit<
+    ControllerHandlers,
+    'controllerModifyVolume' | 'controllerListVolumeHealth' | 'controllerGetVolumeHealth'
+  >
+>;
+
+export function createControllerService(
+  options: ControllerServiceOptions,
+): OfferedControllerHandlers {
+  const { driverName, volumes } = options;
+  return {
+    ...snapshotHandlers(volumes),
+    createVolume: async (request) => await createVolume(driverName, volumes, request),
+    deleteVolume: async (request) => {
+      await deleteVolume(volumes, requireString('volume_id', request.volumeId));
+      return {};
+    },
+    controllerPublishVolume: async (request) => await publishVolume(options, request),
+    controllerUnpublishVolume: async (request) => {
+      const volumeId = requireString('volume_id', request.volumeId);
+      await unpublishVolume(volumes, { volumeId, nodeId: request.nodeId });
+      return {};
+    },
+    validateVolumeCapabilities: async (request) => await validateCapabilities(volumes, request),
+    listVolumes: async (request) => await listVolumes(driverName, volumes, request),
+    getCapacity: async (request) => await getCapacity(driverName, volumes, request),
+    controllerExpandVolume: async (request) => await expandVolume(volumes, request),
+    controllerGetVolume: async (request) => {
+      const volume = await volumeById(volumes, requireString('volume_id', request.volumeId));
+      const topology = accessibleTopology(driverName, await volumes.info());
+      return { volume: volumeMessage(volume, { topology }), status: volumeStatus(volume) };
+    },
+    controllerGetCapabilities: () =>
+      Promise.resolve({
+        capabilities: capabilities.map((type) => ({ type: { $case: 'rpc', value: { type } } })),
+      }),
+  };
+}
+
+function snapshotHandlers(
+  volumes: VolumeService,
+): Required<
+  Pick<ControllerHandlers, 'createSnapshot' | 'deleteSnapshot' | 'listSnapshots' | 'getSnapshot'>
+> {
+  return {
+    createSnapshot: async (request) => await createSnapshot(volumes, request),
+    deleteSnapshot: async (request) => {
+      await deleteSnapshot(volumes, requireString('snapshot_id', request.snapshotId));
+      return {};
+    },
+    listSnapshots: async (request) => await listSnapshots(volumes, request),
+    getSnapshot: async (request) => {
+      const id = requireString('snapshot_id', request.snapshotId);
+      return { snapshot: snapshotMessage(await snapshotById(volumes, id)) };
+    },
+  };
+}
+
+/** What is not supported is an answer, not an error: nothing confirmed, and a message that says why. */
+async function validateCapabilities(
+  volumes: VolumeService,
+  request: ValidateVolumeCapabilitiesRequest,
+): Promise<ValidateVolumeCapabilitiesResponse> {
+  const volumeId = requireString('volume_id', request.volumeId);
+  const uses = parseCapabilities('volume_capabilities', request.volumeCapabilities);
+  const volume = await volumeById(volumes, volumeId);
+  const info = await volumes.info();
+  const reason =
+    uses.map((use) => unsupportedReason(use, info)).find((one) => one !== undefined) ??
+    unsupportedContext(request.volumeContext) ??
+    unsupportedParameters(request, volume.flushTo);
+  if (reason !== undefined) return { confirmed: undefined, message: reason };
+  const { volumeContext, volumeCapabilities, parameters, mutableParameters } = request;
+  return {
+    confirmed: { volumeContext, volumeCapabilities, parameters, mutableParameters },
+    message: '',
+  };
+}
+
+function unsupportedContext(context: Readonly<Record<string, string>>): string | undefined {
+  for (const [key, value] of Object.entries(context)) {
+    if (key.startsWith('storage.kubernetes.io/')) continue;
+    if (key === fsTypeContextKey && isFilesystemType(value)) continue;
+    return `volume_context: ${JSON.stringify(key)} is not this volume's`;
+  }
+  return undefined;
+}
+
+function unsupportedParameters(
+  request: ValidateVolumeCapabilitiesRequest,
+  flushTo: string,
+): string | undefined {
+  if (Object.keys(request.mutableParameters).length > 0) {
+    return 'mutable_parameters: volumes have none';
+  }
+  try {
+    const parameters = parseVolumeParameters(request.parameters);
+    if (parameters.flushTo === undefined || parameters.flushTo === flushTo) return undefined;
+    return `parameters.flushTo: the volume has ${flushTo}`;
+  } catch (error) {
+    return describeError(error);
+  }
+}
+
+/** Grows a volume, in use or not. Device and filesystem follow at the node. */
+async function expandVolume(
+  volumes: VolumeService,
+  request: ControllerExpandVolumeRequest,
+): Promise<ControllerExpandVolumeResponse> {
+  const volumeId = requireString('volume_id', request.volumeId);
+  const range = parseRange(requireMessage('capacity_range', request.capacityRange));
+  if (request.volumeCapability !== undefined) {
+    const use = parseCapability('volume_capability', request.volumeCapability);
+    requireSupported('volume_capability', use, await volumes.info());
+  }
+  const volume = await volumeById(volumes, volumeId);
+  const sizeBytes = chooseGrownSize(range, volume.sizeBytes);
+  const grown =
+    sizeBytes === volume.sizeBytes ? volume : await volumes.growVolume(volumeId, sizeBytes);
+  return { capacityBytes: grown.sizeBytes, nodeExpansionRequired: true };
+}
