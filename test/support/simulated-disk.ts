@@ -200,6 +200,7 @@ export class SimulatedDisk implements Disk {
     if (node?.kind !== 'directory') throw failure('sync directory', path, 'ENOENT');
     const mark = this.#tree.mark();
     await this.#wait(operation);
+    this.#refuseAfterCrash(operation);
     if (fault === undefined) {
       this.#tree.commit(node, mark);
       return;
@@ -214,6 +215,7 @@ export class SimulatedDisk implements Disk {
     if (fault !== undefined) throw failure('capacity', path, fault);
     if (this.#tree.find(path) === undefined) throw failure('statfs', path, 'ENOENT');
     await this.#wait(operation);
+    this.#refuseAfterCrash(operation);
     const totalBytes = this.#options.capacityBytes ?? 2 ** 40;
     return { totalBytes, availableBytes: Math.max(0, totalBytes - this.#usedBytes) };
   }
@@ -227,6 +229,9 @@ export class SimulatedDisk implements Disk {
         this.#begin(kind, path);
       },
       wait: (operation) => this.#wait(operation),
+      refuseAfterCrash: (operation) => {
+        this.#refuseAfterCrash(operation);
+      },
       crashed: () => this.#crashed,
       cacheMisses: () => this.#random.chance(this.#options.cacheMissProbability ?? 0),
       resized: (before, after) => {
@@ -256,8 +261,9 @@ export class SimulatedDisk implements Disk {
     if (fault !== undefined) throw failure(kind, path, fault);
   }
 
-  #drawFault({ kind, path }: Operation): Fault['errno'] | undefined {
-    if (this.#crashed !== undefined) throw failure(kind, path, 'ESHUTDOWN');
+  #drawFault(operation: Operation): Fault['errno'] | undefined {
+    this.#refuseAfterCrash(operation);
+    const { kind, path } = operation;
     let drawn: Fault['errno'] | undefined;
     for (const fault of [...this.#faults]) {
       if (fault.kind !== kind || fault.path?.(path) === false) continue;
@@ -271,7 +277,11 @@ export class SimulatedDisk implements Disk {
   async #wait(operation: Operation): Promise<void> {
     if (this.#options.latency !== undefined) await this.#options.latency(operation);
     else for (let turns = this.#random.integer(4); turns >= 0; turns--) await Promise.resolve();
-    if (this.#crashed !== undefined) throw failure(operation.kind, operation.path, 'ESHUTDOWN');
+  }
+
+  /** To be called in the same turn as the effect: a crash may come between any two turns. */
+  #refuseAfterCrash({ kind, path }: Operation): void {
+    if (this.#crashed !== undefined) throw failure(kind, path, 'ESHUTDOWN');
   }
 
   #freeIfUnused(node: FileNode): void {

@@ -15,6 +15,7 @@ export interface FileHost {
   /** Both of them; throws the fault. */
   begin(kind: OperationKind, path: string): void;
   wait(operation: Operation): Promise<void>;
+  refuseAfterCrash(operation: Operation): void;
   crashed(): 'process' | 'power' | undefined;
   cacheMisses(): boolean;
   /** Whether a file may grow from `before` to `after` bytes. */
@@ -50,6 +51,7 @@ export class SimulatedFile implements DiskFile {
     if (this.#closed) throw failure('write', this.path, 'EBADF');
     const operation = this.#host.start('write', this.path);
     await this.#host.wait(operation);
+    this.#host.refuseAfterCrash(operation);
     // Only now, so that a test notices bytes that changed while they were in flight.
     this.#writeNow(operation, Buffer.concat(buffers), position);
   }
@@ -87,6 +89,7 @@ export class SimulatedFile implements DiskFile {
     const operation = this.#host.start('read', this.path);
     const fault = this.#host.drawFault(operation);
     await this.#host.wait(operation);
+    this.#host.refuseAfterCrash(operation);
     if (fault !== undefined) throw failure('read', this.path, fault);
     return this.#node.content.read(buffer, position);
   }
@@ -98,6 +101,7 @@ export class SimulatedFile implements DiskFile {
     const { content } = this.#node;
     const mark = content.mark();
     await this.#host.wait(operation);
+    this.#host.refuseAfterCrash(operation);
     if (fault === undefined) {
       content.commit(mark);
       return;

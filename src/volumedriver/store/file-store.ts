@@ -17,6 +17,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Random } from '../../base/random.ts';
 import { hasCode, VolumeError } from '../../volumes/errors.ts';
 import type { Capacity } from '../../volumes/volume.ts';
+import { errnoName } from '../disk/disk-errors.ts';
 import type { Disk, DiskFile } from '../disk/disk.ts';
 import { DurableDirectories } from './durable-directories.ts';
 import { checkKey, clipRange, listLimitDefault } from './keys.ts';
@@ -36,6 +37,8 @@ export interface FileStoreOptions {
 }
 
 const temporaryDirectory = '+tmp';
+/** Why a directory above the root can't be synced, where that is no reason for concern. */
+const notOurs = new Set(['EACCES', 'EPERM', 'EROFS', 'EINVAL']);
 /** How often a put makes its directory again when deletes prune it at the same time. */
 const linkAttemptsMax = 16;
 /** A longer read goes off the thread even if it is cached: copying it would hold up everything else. */
@@ -245,24 +248,19 @@ export class FileStore implements ObjectStore {
   }
 }
 
-/** Makes the root and what is missing above it, and syncs the directories that got a new name. */
+/**
+ * Makes the root and what is missing above it, and syncs every directory above it: an earlier process may have made
+ * any of them and died before it synced. One that this process may not even read was made by somebody else.
+ */
 async function makeRoot(disk: Disk, root: string): Promise<void> {
-  const parents = [dirname(root)];
-  for (let path = dirname(root); !(await exists(disk, path)); path = dirname(path)) {
-    parents.push(dirname(path));
-  }
   disk.makeDirectory(root);
-  for (const parent of parents.reverse()) await disk.syncDirectory(parent);
-}
-
-async function exists(disk: Disk, path: string): Promise<boolean> {
-  if (path === dirname(path)) return true;
-  try {
-    await disk.capacity(path);
-    return true;
-  } catch (error) {
-    if (hasCode(error, 'PATH_NOT_FOUND')) return false;
-    throw error;
+  for (let path = root; path !== dirname(path); path = dirname(path)) {
+    try {
+      await disk.syncDirectory(dirname(path));
+    } catch (error) {
+      const cause = error instanceof VolumeError ? error.cause : undefined;
+      if (!notOurs.has(errnoName(cause) ?? '')) throw error;
+    }
   }
 }
 
