@@ -21,6 +21,8 @@ interface SuiteResult extends SuiteCounts {
 }
 
 const running = new Set<ChildProcess>();
+/** Set by a signal: what runs is killed, what it left is removed, and nothing more is started. */
+let interrupted = false;
 
 async function main(names: readonly string[]): Promise<number> {
   const unknown = names.filter((name) => !suites.some((suite) => suite.name === name));
@@ -33,9 +35,11 @@ async function main(names: readonly string[]): Promise<number> {
   const build = await runCheck(buildCheck, buildLimitMs);
   const results: SuiteResult[] = [];
   for (const suite of suites) {
+    if (interrupted) return 130;
     if (names.length > 0 && !names.includes(suite.name)) continue;
     results.push(await runSuite(suite, files.get(suite.name) ?? []));
   }
+  if (interrupted) return 130;
   print('');
   for (const result of results) print(`${result.suite.name}: ${summary(result)}`);
   printSkips(results);
@@ -50,7 +54,7 @@ async function runSuite(suite: Suite, files: readonly string[]): Promise<SuiteRe
   const limitMs = 2 * suite.budgetMinutes * 60_000;
   const sandbox = createSandbox();
   const parts = await Promise.all((suite.checks ?? []).map((check) => runCheck(check, limitMs)));
-  if (files.length > 0) {
+  if (files.length > 0 && !interrupted) {
     const leftMs = Math.max(limitMs - (performance.now() - started), 1000);
     parts.push(await runJest(files, suite.inBand, { ...sandbox.environment }, leftMs));
   }
@@ -212,9 +216,9 @@ function print(text: string): void {
 }
 
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-  process.once(signal, () => {
+  process.on(signal, () => {
+    interrupted = true;
     for (const child of running) killGroup(child);
-    process.exit(1);
   });
 }
 process.exitCode = await main(process.argv.slice(2));
