@@ -204,6 +204,26 @@ describe('FileStore and crashes', () => {
     }
   });
 
+  test('a refused putIfAbsent, or a repeated put, has made durable what an earlier life left in memory', async () => {
+    for (let seed = 1; seed <= 20; seed++) {
+      let disk = new SimulatedDisk({ seed });
+      const first = await openStore(disk);
+      let next: SimulatedDisk | undefined;
+      disk.onOperation(({ kind, path }) => {
+        if (kind === 'syncDirectory' && path === `${root}/slot` && disk.sizeOf(`${root}/slot/1`)) {
+          next = disk.crash('process');
+        }
+      });
+      await expect(first.put('slot/1', [contentOf('x')])).rejects.toBeDefined();
+      disk = next ?? disk;
+      const second = await openStore(disk);
+      if (seed % 2 === 0) await second.put('slot/1', [contentOf('x')]);
+      else expect(await second.putIfAbsent('slot/1', [contentOf('y')])).toBe(false);
+      const third = await openStore(disk.crash('power'));
+      expect(await third.get('slot/1')).toEqual(contentOf('x'));
+    }
+  });
+
   test.each(['EIO', 'ENOSPC'] as const)('any operation failing with %s', async (errno) => {
     const kinds = [
       'create',
