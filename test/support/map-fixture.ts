@@ -20,6 +20,9 @@ export function numbersFrom(seed: number): (end: number) => number {
   };
 }
 
+/** More steps than any test needs: what is still pending then will never settle. */
+const stepsMax = 20_000;
+
 interface Sleeper {
   readonly at: number;
   readonly wake: () => void;
