@@ -25,6 +25,9 @@ export async function loadHistory(
   if (lastSlot === undefined) return undefined;
   const last = await readSlot(store, volume, lastSlot);
   const checkpoint = await readCheckpoint(store, volume, last);
+  if (checkpoint !== null && isGone(checkpoint)) {
+    return { volume, lastSlot, lastHeader: last.header, checkpoint, replayFrom: lastSlot + 1 };
+  }
   const replayFrom = checkpoint?.replayFrom ?? 1;
   const present = slots.filter((slot) => slot >= replayFrom);
   if (present.length !== lastSlot - replayFrom + 1) {
@@ -34,6 +37,11 @@ export async function loadHistory(
     );
   }
   return { volume, lastSlot, lastHeader: last.header, checkpoint, replayFrom };
+}
+
+/** Nothing of the volume is needed any more: its slots are being deleted, in whatever order that was interrupted. */
+function isGone(checkpoint: CheckpointRecord): boolean {
+  return checkpoint.state.removed && checkpoint.state.snapshots.length === 0;
 }
 
 /** The TLogs to replay, oldest first. */

@@ -1,0 +1,299 @@
+/**
+ * The volumes of a backend as this volumedriver knows them: the state of closed ones, the open ones themselves, and
+ * which operation is under way on each. It is filled from the backend at start; on a backend that only this
+ * volumedriver may use, it then is complete.
+ */
+import type { Clock } from '../../base/clock.ts';
+import { VolumeError, hasCode, toVolumeError } from '../../volumes/errors.ts';
+import type { SnapshotRef } from '../../volumes/volume-service.ts';
+import { volumeDirectory, type Environment } from '../environment.ts';
+import { decodeAccounts } from '../format/accounts-blob.ts';
+import { parseControl, type SnapshotState, type VolumeState } from '../format/control.ts';
+import { keys } from '../keys.ts';
+import { loadHistory, replayedTlogs } from '../recovery/history.ts';
+import { openVolume } from '../recovery/open-volume.ts';
+import { applyChange } from '../state.ts';
+import type { Volume } from '../volume.ts';
+
+/** An open volume without clients is closed after so long without a call. */
+const idleCloseMs = 60_000;
+
+export interface Entry {
+  readonly id: string;
+  volume: Volume | null;
+  opening: Promise<Volume> | null;
+  /** While closed: what the backend says. */
+  closedState: VolumeState;
+  closedUsedBytes: number;
+  usedAtMs: number;
+}
+
+export class Catalog {
+  readonly #environment: Environment;
+  readonly #clock: Clock;
+  readonly #backendId: string;
+  readonly #entries = new Map<string, Entry>();
+  readonly #damaged = new Map<string, VolumeError>();
+  readonly #busy = new Set<string>();
+  #closing = false;
+
+  constructor(environment: Environment, backendId: string) {
+    this.#environment = environment;
+    this.#clock = environment.clock;
+    this.#backendId = backendId;
+  }
+
+  get entries(): readonly Entry[] {
+    return [...this.#entries.values()];
+  }
+
+  /** BACKENDID.ULID. */
+  publicId(ulid: string): string {
+    return `${this.#backendId}.${ulid}`;
+  }
+
+  /** The ULID of a public id of this backend, or of a bare one; undefined for anything else. */
+  ulidOf(id: string): string | undefined {
+    const prefix = `${this.#backendId}.`;
+    const ulid = id.startsWith(prefix) ? id.slice(prefix.length) : id;
+    return /^[0-9A-HJKMNP-TV-Z]{26}$/.test(ulid) ? ulid : undefined;
+  }
+
+  /** Reads every volume's state. Returns the volumes that the local disk has something of: they need recovery. */
+  async load(): Promise<Entry[]> {
+    const { disk } = this.#environment;
+    const unclean: Entry[] = [];
+    for (const id of await this.#listIds()) {
+      const closed = await this.#readState(id);
+      if (closed === undefined) continue;
+      const entry = this.add(id, closed.state, closed.usedBytes);
+      if (disk.list(volumeDirectory(this.#environment, id)).length > 0) unclean.push(entry);
+    }
+    return unclean;
+  }
+
+  /** One damaged volume must not keep the others from being served. */
+  async #readState(id: string): Promise<ClosedVolume | undefined> {
+    try {
+      return await readClosed(this.#environment.store, id);
+    } catch (error) {
+      if (!hasCode(error, 'CORRUPT')) throw error;
+      this.#environment.logger.error('a volume is damaged', { volumeId: id, error });
+      this.#damaged.set(id, toVolumeError(error, 'reading a volume'));
+      return undefined;
+    }
+  }
+
+  isDamaged(id: string): boolean {
+    return this.#damaged.has(id);
+  }
+
+  /** CORRUPT when the volume exists but can't be read. */
+  assertIntact(id: string): void {
+    const damage = this.#damaged.get(id);
+    if (damage !== undefined) throw damage;
+  }
+
+  async #listIds(): Promise<string[]> {
+    const ids: string[] = [];
+    let startAfter: string = keys.volumePrefix;
+    for (;;) {
+      const [first] = await this.#environment.store.list(keys.volumePrefix, {
+        startAfter,
+        limit: 1,
+      });
+      const id = first?.key.slice(keys.volumePrefix.length).split('/')[0];
+      if (id === undefined) return ids;
+      ids.push(id);
+      startAfter = `${keys.volumePrefix}${id}/~`;
+    }
+  }
+
+  add(id: string, state: VolumeState, usedBytes: number): Entry {
+    const usedAtMs = this.#clock.monotonicMs();
+    const entry: Entry = {
+      id,
+      volume: null,
+      opening: null,
+      closedState: state,
+      closedUsedBytes: usedBytes,
+      usedAtMs,
+    };
+    this.#entries.set(id, entry);
+    return entry;
+  }
+
+  forget(entry: Entry): void {
+    this.#entries.delete(entry.id);
+  }
+
+  stateOf(entry: Entry): VolumeState {
+    return entry.volume?.state ?? entry.closedState;
+  }
+
+  byId(id: string): Entry | undefined {
+    return this.#entries.get(id);
+  }
+
+  byName(name: string): Entry | undefined {
+    return this.entries.find((entry) => {
+      const state = this.stateOf(entry);
+      return state.name === name && !state.removed;
+    });
+  }
+
+  /** A volume that has not been removed, by id or name. VOLUME_NOT_FOUND. */
+  find(volume: string): Entry {
+    const ulid = this.ulidOf(volume);
+    if (ulid !== undefined) this.assertIntact(ulid);
+    const entry = (ulid === undefined ? undefined : this.#entries.get(ulid)) ?? this.byName(volume);
+    if (entry !== undefined && !this.stateOf(entry).removed) return entry;
+    throw new VolumeError('VOLUME_NOT_FOUND', `volume ${JSON.stringify(volume)} does not exist`);
+  }
+
+  /** A snapshot that has not been removed, wherever its volume is. SNAPSHOT_NOT_FOUND, VOLUME_NOT_FOUND. */
+  findSnapshot(ref: SnapshotRef): { entry: Entry; snapshot: SnapshotState } {
+    const entries = ref.volume === undefined ? this.entries : [this.find(ref.volume)];
+    const ulid = this.ulidOf(ref.snapshot);
+    for (const entry of entries) {
+      for (const snapshot of this.stateOf(entry).snapshots) {
+        const named = ref.volume !== undefined && snapshot.name === ref.snapshot;
+        if (!snapshot.hidden && (snapshot.id === ulid || named)) return { entry, snapshot };
+      }
+    }
+    const where = ref.volume === undefined ? '' : ` of volume ${JSON.stringify(ref.volume)}`;
+    throw new VolumeError(
+      'SNAPSHOT_NOT_FOUND',
+      `snapshot ${JSON.stringify(ref.snapshot)}${where} does not exist`,
+    );
+  }
+
+  /** The open volume; opens it, or opens it again after it halted. */
+  async open(entry: Entry): Promise<Volume> {
+    if (this.#closing) throw new VolumeError('SHUTTING_DOWN', 'the volumedriver is shutting down');
+    entry.usedAtMs = this.#clock.monotonicMs();
+    if (entry.volume !== null && entry.volume.halted === null) return entry.volume;
+    entry.opening ??= this.#reopen(entry);
+    return await entry.opening;
+  }
+
+  async #reopen(entry: Entry): Promise<Volume> {
+    try {
+      if (entry.volume !== null) {
+        entry.closedState = entry.volume.state;
+        entry.volume.abandon();
+        entry.volume = null;
+      }
+      const volume = await openVolume(this.#environment, entry.id);
+      entry.volume = volume;
+      volume.sweep().catch((error: unknown) => {
+        this.#environment.logger.warn('sweeping what an earlier session left failed', {
+          volumeId: entry.id,
+          error,
+        });
+      });
+      return volume;
+    } finally {
+      entry.opening = null;
+    }
+  }
+
+  /** Runs an operation that no other on the same keys may overlap. OPERATION_PENDING. */
+  async exclusively<Result>(
+    lockKeys: readonly string[],
+    operation: () => Promise<Result>,
+  ): Promise<Result> {
+    const taken = lockKeys.find((key) => this.#busy.has(key));
+    if (taken !== undefined) {
+      throw new VolumeError(
+        'OPERATION_PENDING',
+        `another operation on ${taken} is under way: try again`,
+      );
+    }
+    for (const key of lockKeys) this.#busy.add(key);
+    try {
+      return await operation();
+    } finally {
+      for (const key of lockKeys) this.#busy.delete(key);
+    }
+  }
+
+  /** Checkpoints that are due, and volumes that nobody uses. */
+  async maintain(): Promise<void> {
+    for (const entry of this.entries) {
+      const { volume } = entry;
+      if (volume === null || entry.opening !== null) continue;
+      try {
+        if (this.#isIdle(entry, volume)) await this.close(entry);
+        else await volume.maintain();
+      } catch (error) {
+        this.#environment.logger.warn('maintaining a volume failed', { volumeId: entry.id, error });
+      }
+    }
+  }
+
+  #isIdle(entry: Entry, volume: Volume): boolean {
+    if (volume.clients.size > 0 || volume.halted !== null) return false;
+    return this.#clock.monotonicMs() - entry.usedAtMs > idleCloseMs;
+  }
+
+  async close(entry: Entry): Promise<void> {
+    await this.exclusively([entry.id], async () => {
+      const { volume } = entry;
+      if (volume === null) return;
+      await volume.close();
+      entry.closedState = volume.state;
+      entry.closedUsedBytes = volume.usedBytes;
+      entry.volume = null;
+    });
+  }
+
+  /** Closes every volume, each whatever happens to the others. What can't be stored now stays on the local disk. */
+  async closeAll(): Promise<void> {
+    this.#closing = true;
+    for (const entry of this.entries) {
+      try {
+        await entry.opening;
+        await entry.volume?.close();
+      } catch (error) {
+        this.#environment.logger.warn('closing a volume left its end on the local disk', {
+          volumeId: entry.id,
+          error,
+        });
+      }
+    }
+  }
+}
+
+interface ClosedVolume {
+  state: VolumeState;
+  usedBytes: number;
+}
+
+/** A closed volume's state, without its map; undefined when it has no slot. */
+async function readClosed(
+  store: Environment['store'],
+  id: string,
+): Promise<ClosedVolume | undefined> {
+  const history = await loadHistory(store, id);
+  if (history === undefined) return undefined;
+  let state = history.checkpoint?.state ?? null;
+  for await (const tlog of replayedTlogs(store, history)) {
+    for (const { record } of tlog.records) {
+      if (record.type === 'write' || record.type === 'range') {
+        if (state !== null) state = { ...state, written: true };
+      }
+      if (record.type !== 'control') continue;
+      const control = parseControl(record.payload);
+      if (control.kind !== 'checkpoint') state = applyChange(state, control);
+    }
+  }
+  if (state === null) return undefined;
+  const accounts = history.checkpoint?.accounts ?? null;
+  const bytes = accounts === null ? undefined : await store.get(accounts);
+  const numbers = state.snapshots.map(({ number }) => number);
+  return {
+    state,
+    usedBytes: bytes === undefined ? 0 : decodeAccounts(bytes, numbers).usedBytes,
+  };
+}

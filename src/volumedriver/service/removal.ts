@@ -1,0 +1,114 @@
+/**
+ * How volumes and snapshots end. Data goes only when nothing needs it: a removed volume stays, hidden, for its
+ * snapshots; a removed snapshot stays, hidden, for its clones; and a clone that goes lets go of its source.
+ * Every step can be repeated, so that a start resumes what a crash interrupted.
+ */
+import type { VolumeState } from '../format/control.ts';
+import { volumeDirectory } from '../environment.ts';
+import { keys, numberOfKey } from '../keys.ts';
+import { loadHistory } from '../recovery/history.ts';
+import { findSnapshot } from '../state.ts';
+import type { Entry } from './catalog.ts';
+import { forgetSnapshot, type ServiceContext } from './context.ts';
+
+/** Removes a snapshot that has no clone, and its volume if that was waiting for it. The caller holds the volume's lock. */
+export async function removeSnapshotData(
+  context: ServiceContext,
+  entry: Entry,
+  id: string,
+): Promise<void> {
+  const volume = await context.catalog.open(entry);
+  const snapshot = findSnapshot(volume.state, id);
+  if (snapshot !== undefined) {
+    await volume.durableChange({ kind: 'snapshotRemoved', id });
+    await forgetSnapshot(context, snapshot);
+  }
+  if (isGone(volume.state)) await purge(context, entry);
+}
+
+export function isGone(state: VolumeState): boolean {
+  return state.removed && state.snapshots.length === 0;
+}
+
+/** Deletes everything of a volume that nothing needs any more, and lets go of its source. */
+export async function purge(context: ServiceContext, entry: Entry): Promise<void> {
+  const { catalog, environment } = context;
+  const volume = await catalog.open(entry);
+  await volume.checkpoint(); // commits that the objects are doomed, and deletes them
+  const { parent } = volume.state;
+  if (parent !== null) await unlinkClone(context, parent, entry.id);
+  await volume.close();
+  entry.closedState = volume.state;
+  entry.volume = null;
+  await deleteSlots(context, entry.id);
+  for (const { key } of await environment.store.list(keys.accountsPrefix(entry.id))) {
+    await environment.store.delete(key);
+  }
+  removeTree(context, volumeDirectory(environment, entry.id));
+  catalog.forget(entry);
+}
+
+async function unlinkClone(
+  context: ServiceContext,
+  parent: { volume: string; snapshot: string },
+  clone: string,
+): Promise<void> {
+  const { catalog } = context;
+  const entry = catalog.byId(parent.volume);
+  if (entry === undefined) return;
+  const volume = await catalog.open(entry);
+  const snapshot = findSnapshot(volume.state, parent.snapshot);
+  if (snapshot === undefined) return;
+  await volume.durableChange({ kind: 'cloneUnlinked', snapshot: snapshot.id, clone });
+  const left = findSnapshot(volume.state, snapshot.id);
+  if (left?.hidden === true && left.clones.length === 0) {
+    await removeSnapshotData(context, entry, snapshot.id);
+  }
+}
+
+/** The slot with the checkpoint that says so goes last: until then a start finds out that the volume is gone. */
+async function deleteSlots(context: ServiceContext, id: string): Promise<void> {
+  const { store } = context.environment;
+  const history = await loadHistory(store, id);
+  const checkpointSlot = history?.lastHeader.checkpointSlot ?? 0;
+  const slots = (await store.list(keys.slotPrefix(id))).map(({ key }) => numberOfKey(key));
+  const before = slots.filter((slot) => slot < checkpointSlot);
+  const behind = slots.filter((slot) => slot > checkpointSlot).reverse();
+  for (const slot of [...before, ...behind, checkpointSlot])
+    await store.delete(keys.slot(id, slot));
+}
+
+function removeTree(context: ServiceContext, directory: string): void {
+  const { disk } = context.environment;
+  for (const name of disk.list(directory)) {
+    for (const inner of disk.list(`${directory}/${name}`))
+      disk.remove(`${directory}/${name}/${inner}`);
+    disk.remove(`${directory}/${name}`);
+  }
+  disk.remove(directory);
+}
+
+/**
+ * Finishes removals and clones that a crash interrupted: purges volumes that are gone, unlinks clones that were never
+ * made, removes hidden snapshots that have none, and deletes names that lead nowhere.
+ */
+export async function resumeRemovals(context: ServiceContext): Promise<void> {
+  const { catalog } = context;
+  for (const entry of catalog.entries) {
+    const state = catalog.stateOf(entry);
+    if (isGone(state)) {
+      await purge(context, entry);
+      continue;
+    }
+    for (const snapshot of state.snapshots) {
+      for (const clone of snapshot.clones) {
+        if (catalog.byId(clone) !== undefined || catalog.isDamaged(clone)) continue;
+        const parent = { volume: entry.id, snapshot: snapshot.id };
+        await unlinkClone(context, parent, clone);
+      }
+      if (snapshot.hidden && snapshot.clones.length === 0) {
+        await removeSnapshotData(context, entry, snapshot.id);
+      }
+    }
+  }
+}

@@ -1,0 +1,211 @@
+/**
+ * A volumedriver: the VolumeService over one backend, on one engine thread. Wiring and life cycle are here; what each
+ * call does is in volume-operations, snapshot-operations and access-operations.
+ */
+import { monotonicFactory } from 'ulid';
+import { describeError } from '../../base/logger.ts';
+import { hasCode } from '../../volumes/errors.ts';
+import type {
+  CreateSnapshotRequest,
+  CreateVolumeRequest,
+  DriverInfo,
+  ExportTarget,
+  Page,
+  PageRequest,
+  RemovalMode,
+  SnapshotRef,
+  VolumeService,
+} from '../../volumes/volume-service.ts';
+import type { Capacity, ExportAddress, Snapshot, Volume } from '../../volumes/volume.ts';
+import type { Environment } from '../environment.ts';
+import * as access from './access-operations.ts';
+import { Catalog } from './catalog.ts';
+import {
+  describeSnapshot,
+  describeVolume,
+  type ServiceContext,
+  type ServiceOptions,
+} from './context.ts';
+import { pageOf } from './naming.ts';
+import { resumeRemovals } from './removal.ts';
+import * as snapshots from './snapshot-operations.ts';
+import * as volumes from './volume-operations.ts';
+
+const maintenanceMs = 1000;
+
+export class Volumedriver implements VolumeService {
+  readonly catalog: Catalog;
+  readonly #context: ServiceContext;
+  readonly #stop = new AbortController();
+  #maintenance: Promise<void> | null = null;
+  #ready = false;
+
+  constructor(environment: Environment, options: ServiceOptions) {
+    this.catalog = new Catalog(environment, options.backendId);
+    const ulid = monotonicFactory(() => environment.random.bytes(4).readUInt32LE(0) / 2 ** 32);
+    const newId = (): string => ulid(environment.clock.now());
+    this.#context = { environment, options, catalog: this.catalog, newId };
+  }
+
+  /** Reads the catalog, recovers what an earlier process left open, finishes interrupted removals. */
+  async start(): Promise<void> {
+    const { logger } = this.#context.environment;
+    for (const entry of await this.catalog.load()) {
+      try {
+        await this.catalog.open(entry);
+      } catch (error) {
+        logger.error('recovering a volume failed: it stays closed', {
+          volumeId: entry.id,
+          reason: describeError(error),
+        });
+      }
+    }
+    await this.#finishRemovals();
+    this.#maintenance = this.#maintain();
+    this.#ready = true;
+  }
+
+  /** Ends in order: volumes are checkpointed and closed. Idempotent. */
+  async close(): Promise<void> {
+    this.#ready = false;
+    this.#stop.abort();
+    await this.#maintenance;
+    await this.catalog.closeAll();
+  }
+
+  info(): Promise<DriverInfo> {
+    const { version, nodeId, backendId, shared } = this.#context.options;
+    return Promise.resolve({ version, nodeId, backendId, shared, ready: this.#ready });
+  }
+
+  async capacity(): Promise<Capacity> {
+    const { store, space } = this.#context.environment;
+    const local = await space.capacity();
+    const backend = await store.capacity();
+    if (backend === null || local.availableBytes <= backend.availableBytes) return local;
+    return backend;
+  }
+
+  async createVolume(request: CreateVolumeRequest): Promise<Volume> {
+    return await volumes.createVolume(this.#context, request);
+  }
+
+  async removeVolume(volume: string, mode: RemovalMode): Promise<void> {
+    await volumes.removeVolume(this.#context, volume, mode);
+  }
+
+  async getVolume(volume: string): Promise<Volume> {
+    const entry = this.catalog.find(volume);
+    return await Promise.resolve(describeVolume(this.#context, entry));
+  }
+
+  async listVolumes(page: PageRequest): Promise<Page<Volume>> {
+    const entries = this.catalog.entries.filter((entry) => !this.catalog.stateOf(entry).removed);
+    const items = entries.map((entry) => describeVolume(this.#context, entry));
+    return await Promise.resolve(pageOf(items, page, this.#isToken));
+  }
+
+  async growVolume(volume: string, sizeBytes: number): Promise<Volume> {
+    return await volumes.growVolume(this.#context, volume, sizeBytes);
+  }
+
+  async createSnapshot(request: CreateSnapshotRequest): Promise<Snapshot> {
+    return await snapshots.createSnapshot(this.#context, request);
+  }
+
+  async removeSnapshot(snapshot: SnapshotRef, mode: RemovalMode): Promise<void> {
+    await snapshots.removeSnapshot(this.#context, snapshot, mode);
+  }
+
+  async rollbackSnapshot(snapshot: SnapshotRef): Promise<void> {
+    await snapshots.rollbackSnapshot(this.#context, snapshot);
+  }
+
+  async getSnapshot(snapshot: SnapshotRef): Promise<Snapshot> {
+    return await Promise.resolve(snapshots.getSnapshot(this.#context, snapshot));
+  }
+
+  async listSnapshots(
+    filter: { volume?: string; snapshot?: string },
+    page: PageRequest,
+  ): Promise<Page<Snapshot>> {
+    const found = this.#allSnapshots().filter((snapshot) => this.#matches(snapshot, filter));
+    return await Promise.resolve(pageOf(found, page, this.#isToken));
+  }
+
+  async waitSnapshot(snapshot: SnapshotRef, timeoutSeconds: number): Promise<Snapshot> {
+    return await snapshots.waitSnapshot(this.#context, snapshot, timeoutSeconds);
+  }
+
+  async grant(volume: string, node: string, options: { readOnly: boolean }): Promise<number> {
+    return await access.grant(this.#context, volume, node, options.readOnly);
+  }
+
+  async revoke(volume: string, node: string | null): Promise<void> {
+    await access.revoke(this.#context, volume, node);
+  }
+
+  async getExport(target: ExportTarget): Promise<ExportAddress> {
+    return await Promise.resolve(access.getExport(this.#context, target));
+  }
+
+  async beginFormatting(volume: string, generation: number, filesystem: string): Promise<void> {
+    await access.beginFormatting(this.#context, volume, generation, filesystem);
+  }
+
+  async endFormatting(volume: string, generation: number): Promise<void> {
+    await access.endFormatting(this.#context, volume, generation);
+  }
+
+  async syncVolume(volume: string): Promise<void> {
+    const entry = this.catalog.find(volume);
+    if (entry.volume === null) return; // a closed volume is in the backend
+    await entry.volume.flush();
+  }
+
+  #allSnapshots(): Snapshot[] {
+    return this.catalog.entries.flatMap((entry) =>
+      this.catalog
+        .stateOf(entry)
+        .snapshots.filter(({ hidden }) => !hidden)
+        .map((snapshot) => describeSnapshot(this.#context, entry, snapshot)),
+    );
+  }
+
+  /** A filter that names nothing matches nothing: it is no error (CSI spec, ListSnapshots). */
+  #matches(snapshot: Snapshot, filter: { volume?: string; snapshot?: string }): boolean {
+    if (filter.snapshot !== undefined && filter.snapshot !== snapshot.id) {
+      const ulid = this.catalog.ulidOf(filter.snapshot);
+      if (ulid === undefined || this.catalog.publicId(ulid) !== snapshot.id) return false;
+    }
+    if (filter.volume === undefined) return true;
+    const named = this.catalog.byName(filter.volume);
+    const ulid = this.catalog.ulidOf(filter.volume) ?? named?.id;
+    return ulid !== undefined && this.catalog.publicId(ulid) === snapshot.volumeId;
+  }
+
+  readonly #isToken = (token: string): boolean => this.catalog.ulidOf(token) !== undefined;
+
+  async #finishRemovals(): Promise<void> {
+    try {
+      await resumeRemovals(this.#context);
+    } catch (error) {
+      this.#context.environment.logger.error('finishing interrupted removals failed', { error });
+    }
+  }
+
+  async #maintain(): Promise<void> {
+    const { clock, logger, space } = this.#context.environment;
+    const { signal } = this.#stop;
+    while (!signal.aborted) {
+      try {
+        await clock.sleep(maintenanceMs, signal);
+        if (space.full) await space.restore();
+        await this.catalog.maintain();
+      } catch (error) {
+        if (signal.aborted) return;
+        logger.warn('maintenance failed', { error, full: hasCode(error, 'OUT_OF_SPACE') });
+      }
+    }
+  }
+}
