@@ -252,7 +252,7 @@ export class Connection implements Receiver {
     const transmission = new Transmission(agreement, replies, {
       limits,
       logger: this.#logger,
-      heldBytes: () => this.#buffers.heldBytes,
+      exhausted: () => this.#buffers.exhausted,
       events: {
         resume: () => this.#resume(),
         finish: (why) => void this.finish(why),

@@ -14,6 +14,8 @@ export const unpooled: PayloadOwner = { retain: () => undefined, release: () => 
 
 const kibi = 1024;
 const arenaBytes = 512 * kibi;
+/** 64 MiB; more than one, so that an unparsed rest never waits for itself. */
+const maxArenasInUse = 128;
 /** With less room than this left, receiving goes on in another arena: system calls should move much. */
 const minRoomBytes = 128 * kibi;
 /** So much of a payload must be missing for it to be received straight into its own buffer. */
@@ -21,33 +23,49 @@ export const minDirectBytes = 64 * kibi;
 const smallestPooledBytes = 64 * kibi;
 const largestPooledBytes = 4096 * kibi;
 
+/** How many arenas of a connection are in use: retained by somebody. */
+interface ArenaCount {
+  inUse: number;
+}
+
 class Arena implements PayloadOwner {
   readonly bytes = Buffer.allocUnsafeSlow(arenaBytes);
+  readonly #count: ArenaCount;
   usedBytes = 0;
   users = 0;
 
+  constructor(count: ArenaCount) {
+    this.#count = count;
+  }
+
   retain(): void {
+    if (this.users === 0) this.#count.inUse += 1;
     this.users += 1;
   }
 
   release(): void {
     this.users -= 1;
+    if (this.users === 0) this.#count.inUse -= 1;
   }
 }
 
 /** One connection's receive buffers. */
 export class ReceiveBuffers {
+  readonly #count: ArenaCount = { inUse: 0 };
   readonly #spares: Arena[] = [];
-  #arena = new Arena();
+  #arena = new Arena(this.#count);
 
   /** Owner of what was received last. */
   get owner(): PayloadOwner {
     return this.#arena;
   }
 
-  /** Memory that unanswered writes keep from being used again (and one spare). */
-  get heldBytes(): number {
-    return this.#spares.length * arenaBytes;
+  /**
+   * True while unanswered writes keep so much memory from being used again that nothing more should be
+   * received. A few small writes can do that, each in an arena of its own.
+   */
+  get exhausted(): boolean {
+    return this.#count.inUse >= maxArenasInUse;
   }
 
   /** Where the next bytes go; asked again after each receipt. */
@@ -57,7 +75,7 @@ export class ReceiveBuffers {
       const free = this.#spares.findIndex((arena) => arena.users === 0);
       this.#spares.push(this.#arena);
       const [arena] = free === -1 ? [] : this.#spares.splice(free, 1);
-      this.#arena = arena ?? new Arena();
+      this.#arena = arena ?? new Arena(this.#count);
       this.#arena.usedBytes = 0;
       this.#dropSpares();
     }

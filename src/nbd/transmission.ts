@@ -29,8 +29,8 @@ export interface TransmissionContext {
   readonly limits: NbdLimits;
   readonly logger: Logger;
   readonly events: TransmissionEvents;
-  /** Receive memory that unanswered writes hold. */
-  readonly heldBytes: () => number;
+  /** Whether unanswered writes hold too much of the receive memory. */
+  readonly exhausted: () => boolean;
 }
 
 const durable = { fua: true } as const;
@@ -53,7 +53,7 @@ export class Transmission implements RequestSink {
   readonly #limits: NbdLimits;
   readonly #logger: Logger;
   readonly #events: TransmissionEvents;
-  readonly #heldBytes: () => number;
+  readonly #exhausted: () => boolean;
   #inFlightRequests = 0;
   #inFlightBytes = 0;
   /** The parser was stopped by a limit and has to be told when there is room again. */
@@ -69,7 +69,7 @@ export class Transmission implements RequestSink {
     this.#limits = context.limits;
     this.#logger = context.logger;
     this.#events = context.events;
-    this.#heldBytes = context.heldBytes;
+    this.#exhausted = context.exhausted;
   }
 
   /** True while a request would be in the way of the limits: nothing may be parsed. `resume` follows. */
@@ -77,7 +77,7 @@ export class Transmission implements RequestSink {
     this.#stalled =
       this.#inFlightRequests >= this.#limits.inFlightRequests ||
       this.#inFlightBytes >= this.#limits.inFlightBytes ||
-      this.#heldBytes() >= this.#limits.inFlightBytes ||
+      this.#exhausted() ||
       this.#replies.backlogBytes >= this.#limits.replyBacklogBytes;
     return this.#stalled;
   }
