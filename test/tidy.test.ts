@@ -1,5 +1,4 @@
 /** Rules about the repository that ESLint, Prettier and the compiler cannot check. */
-import { execFileSync } from 'node:child_process';
 import { existsSync, globSync, readFileSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { describe, expect, test } from '@jest/globals';
@@ -170,13 +169,6 @@ describe('docs/dependencies.md', () => {
     expect(packages.filter((name) => !explained.includes(`apt:${name}`))).toEqual([]);
   });
 });
-
-test('the generated types are what proto/ makes', () => {
-  execFileSync(join(root, 'scripts/generate-proto'), ['--check'], {
-    stdio: 'pipe',
-    timeout: 60_000,
-  });
-}, 90_000);
 
 function glob(pattern: string): string[] {
   return globSync(pattern, { cwd: root, withFileTypes: true })
