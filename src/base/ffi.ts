@@ -13,14 +13,8 @@ import { assert } from './assert.ts';
 const rwfNoWait = 8;
 const lockExclusiveNonBlocking = 2 | 4;
 
-type Preadv2 = (
-  fd: number,
-  iovec: number,
-  count: number,
-  position: number,
-  flags: number,
-) => number;
-type Flock = (fd: number, operation: number) => number;
+/** A function of the C library whose arguments and result are integers and addresses. */
+type IntegerCall = (...args: number[]) => number;
 
 /** The errnos that callers tell apart; numbers differ between platforms, so koffi's own table gives them. */
 export const errno = {
@@ -28,8 +22,8 @@ export const errno = {
   ENOSYS: koffi.os.errno['ENOSYS'] ?? 38,
 };
 
-const preadv2 = symbol<Preadv2>('preadv2', 'long', ['int', 'uint64_t', 'int', 'int64_t', 'int']);
-const flock = symbol<Flock>('flock', 'int', ['int', 'int']);
+const preadv2 = symbol('preadv2', 'long', ['int', 'uint64_t', 'int', 'int64_t', 'int']);
+const flock = symbol('flock', 'int', ['int', 'int']);
 
 // An ArrayBuffer of its own: a typed array this small made directly could be moved by the garbage collector.
 const iovec = new Uint32Array(new ArrayBuffer(16));
@@ -37,9 +31,9 @@ const iovecAddress = Number(koffi.address(iovec));
 
 const addresses = new WeakMap<ArrayBufferLike, number>();
 
-function symbol<Call>(name: string, result: string, args: string[]): Call | undefined {
+function symbol(name: string, result: string, args: string[]): IntegerCall | undefined {
   try {
-    return koffi.load(null).func(name, result, args) as unknown as Call;
+    return koffi.load(null).func(name, result, args) as IntegerCall;
   } catch {
     return undefined; // a C library without it; the callers answer ENOSYS
   }

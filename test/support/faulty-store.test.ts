@@ -63,7 +63,7 @@ describe('FaultyStore', () => {
 
   test('a delay comes before the effect', async () => {
     const store = new FaultyStore(new MemoryStore());
-    const gate = Promise.withResolvers<void>();
+    const gate: PromiseWithResolvers<void> = Promise.withResolvers();
     store.delay = (call) => (call === 'put' ? gate.promise : Promise.resolve());
     const put = store.put('k', value);
     expect(await store.get('k')).toBeUndefined();

@@ -59,7 +59,7 @@ export class FaultyStore implements ObjectStore {
 
   /** Holds back puts (of matching keys) until the function returned is called. */
   blockPuts(matches: (key: string) => boolean = () => true): () => void {
-    const block = { matches, released: Promise.withResolvers<void>() };
+    const block: Block = { matches, released: Promise.withResolvers() };
     this.#blocks.push(block);
     return () => {
       this.#blocks = this.#blocks.filter((one) => one !== block);

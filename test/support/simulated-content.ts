@@ -83,25 +83,38 @@ export class SimulatedContent {
  * all took effect, behind it none. The last may have been caught half-way. A length without its data reads zeroes.
  */
 function applyInPart(to: GrowingBytes, changes: readonly Change[], random: SeededRandom): void {
-  const keep = drawShare(random);
-  const lengthsKept =
-    keep === 0 ? 0 : keep === 1 ? changes.length : random.integer(changes.length + 1);
+  const share = drawShare(random);
+  const mixed = share > 0 && share < 1;
+  const lengthsKept = mixed ? random.integer(changes.length + 1) : share * changes.length;
   for (const [index, change] of changes.entries()) {
-    const lengthKept = index < lengthsKept;
-    if (change.kind === 'truncate') {
-      if (lengthKept) to.resize(change.sizeBytes);
-      continue;
+    if (index < lengthsKept) {
+      const caught = mixed && index === lengthsKept - 1 && random.chance(0.5);
+      applyLength(to, change, caught ? random : undefined);
     }
-    const end = change.position + change.bytes.byteLength;
-    if (end > to.sizeBytes && lengthKept) {
-      const caught = index === lengthsKept - 1 && keep < 1 && random.chance(0.5);
-      const short = caught ? random.integer(end - to.sizeBytes) : 0;
-      to.resize(end - short);
-    }
-    const share = keep === 0 || keep === 1 ? keep : drawShare(random);
-    for (const [position, bytes] of sectors(change)) {
-      if (random.chance(share)) to.overwrite(bytes, position);
-    }
+    if (change.kind === 'write')
+      applySectors(to, change, mixed ? drawShare(random) : share, random);
+  }
+}
+
+/** With `random`, a file that grows is caught half-way. */
+function applyLength(to: GrowingBytes, change: Change, random: SeededRandom | undefined): void {
+  if (change.kind === 'truncate') {
+    to.resize(change.sizeBytes);
+    return;
+  }
+  const growth = change.position + change.bytes.byteLength - to.sizeBytes;
+  if (growth > 0) to.resize(to.sizeBytes + growth - (random?.integer(growth) ?? 0));
+}
+
+/** Each sector with the given probability; what lies behind the file's end is dropped. */
+function applySectors(
+  to: GrowingBytes,
+  write: { position: number; bytes: Uint8Array },
+  probability: number,
+  random: SeededRandom,
+): void {
+  for (const [position, bytes] of sectors(write)) {
+    if (random.chance(probability)) to.overwrite(bytes, position);
   }
 }
 

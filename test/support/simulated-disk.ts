@@ -28,7 +28,13 @@ import {
   type OperationKind,
 } from './simulated-operations.ts';
 import { SimulatedFile, type FileHost } from './simulated-file.ts';
-import { makeDirectory, makeFile, SimulatedTree, type FileNode } from './simulated-tree.ts';
+import {
+  makeDirectory,
+  makeFile,
+  SimulatedTree,
+  type FileNode,
+  type Node,
+} from './simulated-tree.ts';
 
 export interface SimulatedDiskOptions {
   readonly seed?: number;
@@ -172,12 +178,8 @@ export class SimulatedDisk implements Disk {
     }
     const replaced = target.directory.visible.get(target.name);
     if (replaced === node) return;
-    if (replaced !== undefined && replaced.kind !== node.kind) {
-      throw failure('rename', what, node.kind === 'file' ? 'EISDIR' : 'ENOTDIR');
-    }
-    if (replaced?.kind === 'directory' && replaced.visible.size > 0) {
-      throw failure('rename', what, 'ENOTEMPTY');
-    }
+    const refusal = replaced === undefined ? undefined : whyNotReplaced(replaced, node);
+    if (refusal !== undefined) throw failure('rename', what, refusal);
     this.#tree.change({ ...target, node }, { ...source, node: undefined });
     if (replaced?.kind === 'file') this.#freeIfUnused(replaced);
   }
@@ -288,6 +290,13 @@ export class SimulatedDisk implements Disk {
     if (node.linkCount > 0 || node.openCount > 0) return;
     this.#usedBytes -= allocated(node.content.sizeBytes);
   }
+}
+
+/** The errno with which rename(2) refuses to replace one node by another, if it does. */
+function whyNotReplaced(replaced: Node, by: Node): string | undefined {
+  if (replaced.kind === 'file') return by.kind === 'file' ? undefined : 'ENOTDIR';
+  if (by.kind === 'file') return 'EISDIR';
+  return replaced.visible.size > 0 ? 'ENOTEMPTY' : undefined;
 }
 
 function allocated(sizeBytes: number): number {

@@ -20,10 +20,10 @@ export class GroupSync {
   /** Resolves when a run that began after this call has succeeded; rejects with that run's error. */
   sync(): Promise<void> {
     if (this.#running) {
-      this.#next ??= Promise.withResolvers<void>();
+      this.#next ??= Promise.withResolvers();
       return this.#next.promise;
     }
-    const waiters = Promise.withResolvers<void>();
+    const waiters: PromiseWithResolvers<void> = Promise.withResolvers();
     this.#start(waiters);
     return waiters.promise;
   }

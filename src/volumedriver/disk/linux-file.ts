@@ -102,7 +102,7 @@ export class LinuxFile implements DiskFile {
   }
 
   async sync(): Promise<void> {
-    await this.#offThread<void>('sync', (callback) => {
+    await this.#offThread<undefined>('sync', (callback) => {
       fs.fdatasync(this.#fd, (error) => {
         callback(error, undefined);
       });

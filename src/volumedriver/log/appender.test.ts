@@ -134,7 +134,7 @@ describe('AsyncAppender', () => {
     const appender = createAppender(disk.create('/log'), { position: 0, requestsInFlightMax: 2 });
     disk.fail({ kind: 'write', errno: 'ENOSPC', fromThenOn: true });
     const calls = [
-      ...['a', 'b', 'c'].map(async (letter) => appender.append([Buffer.from(letter)])),
+      ...['a', 'b', 'c'].map(async (letter) => await appender.append([Buffer.from(letter)])),
       appender.flush(),
       appender.sync(),
     ];

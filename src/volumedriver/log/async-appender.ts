@@ -125,7 +125,7 @@ export class AsyncAppender implements Appender {
     this.#checkFailure();
     if (this.#full !== undefined) throw this.#full;
     if (this.#writtenSequence === this.#lastSequence) return;
-    const done = Promise.withResolvers<void>();
+    const done: PromiseWithResolvers<void> = Promise.withResolvers();
     this.#flushWaiters.push({ sequence: this.#lastSequence, done });
     await done.promise;
   }

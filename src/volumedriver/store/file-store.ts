@@ -82,8 +82,8 @@ export class FileStore implements ObjectStore {
     checkKey(key);
     this.#directories.check();
     // Most refusals cost no write: the name is there already.
-    if (this.#disk.sizeOf(this.#path(key)) !== undefined) return this.#confirm(key);
-    return this.#withTemporary(
+    if (this.#disk.sizeOf(this.#path(key)) !== undefined) return await this.#confirm(key);
+    return await this.#withTemporary(
       (file) => writeAll(file, data),
       (temporary) => this.#link(temporary, key),
     );

@@ -18,29 +18,30 @@ export interface TreeWalk {
 
 /** `parent` is '' or ends in '/'. */
 export function* walkObjects(walk: TreeWalk, parent = ''): Generator<ObjectInfo> {
-  const { disk, root, prefix, startAfter } = walk;
+  const { disk, root } = walk;
   // Directories passed but not yet due. Each starts with the one below it, so the last is always due first.
   const waiting: string[] = [];
   for (const name of disk.list(join(root, parent))) {
     const key = parent + name;
-    while (waiting.length > 0 && `${waiting.at(-1) ?? ''}/` < key) {
-      yield* walkObjects(walk, `${waiting.pop() ?? ''}/`);
+    if (!mayHold(key, walk)) continue;
+    for (let due = waiting.at(-1); due !== undefined && `${due}/` < key; due = waiting.at(-1)) {
+      yield* walkObjects(walk, `${due}/`);
+      waiting.pop();
     }
-    if (!mayLead(key, prefix) || isBefore(key, startAfter)) continue;
     const sizeBytes = disk.sizeOf(join(root, key));
     if (sizeBytes === undefined) waiting.push(key);
-    else if (key.startsWith(prefix) && key > startAfter) yield { key, sizeBytes };
+    else if (isWanted(key, walk)) yield { key, sizeBytes };
   }
   for (const directory of waiting.reverse()) yield* walkObjects(walk, `${directory}/`);
 }
 
-/** Whether the key, or one below it, can start with the prefix; names that no key has (temporary files) never do. */
-function mayLead(key: string, prefix: string): boolean {
-  if (key.includes('+')) return false;
-  return key.startsWith(prefix) || prefix.startsWith(`${key}/`);
+function isWanted(key: string, { prefix, startAfter }: TreeWalk): boolean {
+  return key.startsWith(prefix) && key > startAfter;
 }
 
-/** Whether the key and all keys below it lie at or before `startAfter`. */
-function isBefore(key: string, startAfter: string): boolean {
-  return key <= startAfter && `${key}/` < startAfter && !startAfter.startsWith(`${key}/`);
+/** Whether the key, or one below it, can be wanted; a name that no key has (temporary files) never is. */
+function mayHold(key: string, { prefix, startAfter }: TreeWalk): boolean {
+  if (key.includes('+')) return false;
+  if (!key.startsWith(prefix) && !prefix.startsWith(`${key}/`)) return false;
+  return key > startAfter || `${key}/` > startAfter || startAfter.startsWith(`${key}/`);
 }
