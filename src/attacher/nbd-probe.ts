@@ -3,7 +3,6 @@
  * negotiation"), without opening it: this tells a server that is away from one that refuses the export. One
  * handshake, no transmission, bounded in time and bytes.
  */
-import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import type { Clock } from '../base/clock.ts';
 import {
@@ -32,6 +31,7 @@ export type ExportProbe =
 
 const replyBytesMax = 64 * 1024;
 const repliesMax = 64;
+const bufferBytesMax = 2 * replyBytesMax;
 
 /** Never rejects for what the server does; INVALID_ARGUMENT for a bad URI. */
 export async function probeExport(
@@ -43,8 +43,6 @@ export async function probeExport(
     address.kind === 'unix'
       ? connect(address.path)
       : connect({ host: address.host, port: address.port });
-  // Errors reach the reads below; without a listener one between two reads would end the process.
-  socket.on('error', () => undefined);
   try {
     const what = 'probe the NBD server';
     return await withTimeLimit(wait.clock, { timeoutMs: wait.timeoutMs, what }, (signal) =>
@@ -132,39 +130,56 @@ function isMagic(buffer: Buffer, at: number, magic: { high: number; low: number 
   return buffer.readUInt32BE(at) === magic.high && buffer.readUInt32BE(at + 4) === magic.low;
 }
 
+/** Gives a socket's bytes in pieces of known length, holding at most bufferBytesMax of them. */
 class SocketReader {
   readonly #socket: Socket;
   readonly #signal: AbortSignal;
+  #buffer = Buffer.alloc(0);
+  #failure: Error | undefined;
+  #wake: (() => void) | undefined;
 
   constructor(socket: Socket, signal: AbortSignal) {
     this.#socket = socket;
     this.#signal = signal;
+    socket.on('data', (chunk: Buffer) => {
+      this.#buffer = Buffer.concat([this.#buffer, chunk]);
+      if (this.#buffer.length > bufferBytesMax) socket.destroy(closed('it sends too much'));
+      this.#wake?.();
+    });
+    socket.on('error', (error) => {
+      this.#fail(error);
+    });
+    socket.on('close', () => {
+      this.#fail(closed('it closed the connection'));
+    });
+    signal.addEventListener('abort', () => {
+      this.#wake?.();
+    });
   }
 
   async read(lengthBytes: number): Promise<Buffer> {
-    for (;;) {
+    while (this.#buffer.length < lengthBytes) {
       this.#signal.throwIfAborted();
-      if (this.#socket.errored !== null) throw this.#socket.errored;
-      const chunk: unknown = this.#socket.read(lengthBytes);
-      if (Buffer.isBuffer(chunk) && chunk.length === lengthBytes) return chunk;
-      if (this.#socket.readableEnded || this.#socket.destroyed || chunk !== null) {
-        throw new VolumeError('UNAVAILABLE', 'probe the NBD server: it closed the connection');
-      }
-      await this.#readable();
+      if (this.#failure !== undefined) throw this.#failure;
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
     }
+    const piece = this.#buffer.subarray(0, lengthBytes);
+    this.#buffer = this.#buffer.subarray(lengthBytes);
+    return piece;
   }
 
   write(data: Buffer): void {
     this.#socket.write(data);
   }
 
-  /** Waits for more bytes or the end; `once` rejects with the socket's error. */
-  async #readable(): Promise<void> {
-    try {
-      await once(this.#socket, 'readable', { signal: this.#signal });
-    } catch (error) {
-      this.#signal.throwIfAborted();
-      throw error;
-    }
+  #fail(error: Error): void {
+    this.#failure ??= error;
+    this.#wake?.();
   }
+}
+
+function closed(why: string): VolumeError {
+  return new VolumeError('UNAVAILABLE', `probe the NBD server: ${why}`);
 }
