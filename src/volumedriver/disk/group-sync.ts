@@ -8,7 +8,7 @@ export class GroupSync {
   #running = false;
   #next: PromiseWithResolvers<void> | undefined;
 
-  /** `run` must cover everything that was written before it is called. */
+  /** `run` must cover everything that was written before it is called, and reports failure by its promise alone. */
   constructor(run: () => Promise<void>) {
     this.#run = run;
   }

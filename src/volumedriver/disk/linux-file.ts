@@ -22,7 +22,7 @@ export class LinuxFile implements DiskFile {
   readonly #fd: number;
   #noWait = true;
   #closed = false;
-  #callsRunning = 0;
+  #operationsRunning = 0;
 
   constructor(path: string, fd: number) {
     this.path = path;
@@ -42,16 +42,19 @@ export class LinuxFile implements DiskFile {
   }
 
   async writeOffThread(buffers: readonly Uint8Array[], position: number): Promise<void> {
-    let rest = withoutEmpty(buffers);
-    let at = position;
-    while (rest.length > 0) {
-      const count = await this.#offThread<number>('write', (callback) => {
-        fs.writev(this.#fd, rest, at, callback);
-      });
-      if (count === 0) throw new VolumeError('INTERNAL', `write ${this.path}: wrote nothing`);
-      at += count;
-      rest = behind(rest, count);
-    }
+    await this.#offThread('write', async () => {
+      let rest = withoutEmpty(buffers);
+      let at = position;
+      while (rest.length > 0) {
+        const part = rest;
+        const count = await called<number>((callback) => {
+          fs.writev(this.#fd, part, at, callback);
+        });
+        if (count === 0) throw new VolumeError('INTERNAL', `write ${this.path}: wrote nothing`);
+        at += count;
+        rest = behind(rest, count);
+      }
+    });
   }
 
   readCached(buffer: Uint8Array, position: number): boolean {
@@ -89,22 +92,26 @@ export class LinuxFile implements DiskFile {
   }
 
   async read(buffer: Uint8Array, position: number): Promise<number> {
-    let done = 0;
-    while (done < buffer.byteLength) {
-      const from = done;
-      const count = await this.#offThread<number>('read', (callback) => {
-        fs.read(this.#fd, buffer, from, buffer.byteLength - from, position + from, callback);
-      });
-      if (count === 0) break;
-      done += count;
-    }
-    return done;
+    return await this.#offThread('read', async () => {
+      let done = 0;
+      while (done < buffer.byteLength) {
+        const from = done;
+        const count = await called<number>((callback) => {
+          fs.read(this.#fd, buffer, from, buffer.byteLength - from, position + from, callback);
+        });
+        if (count === 0) break;
+        done += count;
+      }
+      return done;
+    });
   }
 
   async sync(): Promise<void> {
-    await this.#offThread<undefined>('sync', (callback) => {
-      fs.fdatasync(this.#fd, (error) => {
-        callback(error, undefined);
+    await this.#offThread('sync', async () => {
+      await called<undefined>((callback) => {
+        fs.fdatasync(this.#fd, (error) => {
+          callback(error, undefined);
+        });
       });
     });
   }
@@ -153,25 +160,24 @@ export class LinuxFile implements DiskFile {
     }
   }
 
-  #offThread<T>(operation: string, start: (callback: Callback<T>) => void): Promise<T> {
+  /** Keeps the descriptor until the operation, which may take several calls, has ended. */
+  async #offThread<T>(operation: string, run: () => Promise<T>): Promise<T> {
     if (this.#closed) {
-      return Promise.reject(
-        new VolumeError('INTERNAL', `${operation} ${this.path}: file is closed`),
-      );
+      throw new VolumeError('INTERNAL', `${operation} ${this.path}: file is closed`);
     }
-    this.#callsRunning++;
-    return new Promise<T>((resolve, reject) => {
-      start((error, value) => {
-        this.#callsRunning--;
-        this.#releaseWhenUnused();
-        if (error === null) resolve(value);
-        else reject(diskError(error, `${operation} ${this.path}`));
-      });
-    });
+    this.#operationsRunning++;
+    try {
+      return await run();
+    } catch (error) {
+      throw diskError(error, `${operation} ${this.path}`);
+    } finally {
+      this.#operationsRunning--;
+      this.#releaseWhenUnused();
+    }
   }
 
   #releaseWhenUnused(): void {
-    if (!this.#closed || this.#callsRunning > 0) return;
+    if (!this.#closed || this.#operationsRunning > 0) return;
     // EIO from close(2) would tell of a failed write-back; whoever needs to know has called sync.
     fs.close(this.#fd, () => undefined);
   }
@@ -179,6 +185,16 @@ export class LinuxFile implements DiskFile {
   #assertOpen(): void {
     assert(!this.#closed, `${this.path} is open`);
   }
+}
+
+/** One call of node:fs that answers by callback. */
+function called<T>(start: (callback: Callback<T>) => void): Promise<T> {
+  return new Promise<T>((resolve, reject) => {
+    start((error, value) => {
+      if (error === null) resolve(value);
+      else reject(error);
+    });
+  });
 }
 
 function withoutEmpty(buffers: readonly Uint8Array[]): Uint8Array[] {
