@@ -2,6 +2,7 @@ import { describe, expect, test } from '@jest/globals';
 import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { SeededRandom } from '../../../test/support/seeded-random.ts';
 import { SimulatedDisk } from '../../../test/support/simulated-disk.ts';
 import type { DiskFile } from '../disk/disk.ts';
 import { LinuxDisk } from '../disk/linux-disk.ts';
@@ -89,6 +90,59 @@ describe('createAppender', () => {
     expect(createAppender(withoutThread(file), { position: 0 })).toBeInstanceOf(SyncAppender);
   });
 });
+
+describe.each(implementations)(
+  '%s on a disk that loses its power at any operation',
+  (_name, make) => {
+    /** Appends, and syncs now and then without waiting; returns what was promised to be durable. */
+    async function work(
+      appender: Appender,
+      seed: number,
+    ): Promise<{ all: string; durable: number }> {
+      const random = new SeededRandom(seed);
+      const work = { all: '', durable: 0 };
+      const syncs: Promise<void>[] = [];
+      const sync = async (): Promise<void> => {
+        const mark = work.all.length;
+        await appender.sync();
+        work.durable = Math.max(work.durable, mark);
+      };
+      try {
+        for (let index = 0; index < 30; index++) {
+          const record = `${index}:${'x'.repeat(random.integer(3000))};`;
+          const appended = appender.append([Buffer.from(record)]);
+          work.all += record;
+          await appended;
+          if (random.chance(0.3)) syncs.push(sync());
+          if (random.chance(0.3)) await Promise.resolve();
+        }
+      } catch (error) {
+        expect(error).toMatchObject({ code: 'HALTED' });
+      }
+      for (const result of await Promise.allSettled(syncs)) {
+        if (result.status === 'rejected') expect(result.reason).toMatchObject({ code: 'HALTED' });
+      }
+      return work;
+    }
+
+    test('whatever a sync has promised is there', async () => {
+      for (let seed = 1; seed <= 150; seed++) {
+        const disk = new SimulatedDisk({ seed });
+        const file = disk.create('/log');
+        await disk.syncDirectory('/');
+        let next: SimulatedDisk | undefined;
+        const crashAt = 3 + (seed % 50);
+        disk.onOperation(({ number }) => {
+          if (number === crashAt) next = disk.crash('power');
+        });
+        const { all, durable } = await work(make(file, { position: 0 }), seed);
+        const found =
+          (next ?? disk.crash('power')).durableContent('/log')?.toString('latin1') ?? '';
+        expect(found.slice(0, durable)).toBe(all.slice(0, durable));
+      }
+    });
+  },
+);
 
 describe('AsyncAppender', () => {
   /** Writes that end when told to. */

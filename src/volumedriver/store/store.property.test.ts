@@ -129,7 +129,7 @@ describe.each(Object.keys(worlds))('%s', (name) => {
         expect(await world.store.list('')).toEqual(listModel(model, all));
         for (const [key, content] of model) expect(await world.store.get(key)).toEqual(content);
       }),
-      { numRuns: 300, interruptAfterTimeLimit: 6000, markInterruptAsFailure: false },
+      { numRuns: 200, interruptAfterTimeLimit: 3000, markInterruptAsFailure: false },
     );
   });
 });
