@@ -67,14 +67,17 @@ export class ManualClock implements Clock {
 
   /** Runs until `promise` settles, and gives its outcome. */
   async finish<T>(promise: T | Promise<T>): Promise<T> {
-    let settled = false;
-    const outcome = Promise.resolve(promise).finally(() => {
-      settled = true;
-    });
-    outcome.catch(() => undefined);
-    for (let idle = 0; !settled && idle < 100;) idle = (await this.step()) ? 0 : idle + 1;
-    if (!settled) throw new Error('nothing runs any more, but the promise is pending');
-    return outcome;
+    const outcome = Promise.resolve(promise);
+    const settled = outcome.then(
+      () => true,
+      () => true,
+    );
+    let idle = 0;
+    for (let steps = 0; idle < 100 && steps < stepsMax; steps++) {
+      if (await Promise.race([settled, Promise.resolve(false)])) return await outcome;
+      idle = (await this.step()) ? 0 : idle + 1;
+    }
+    throw new Error('nothing runs any more, but the promise is pending');
   }
 
   /** Runs until nobody sleeps. */

@@ -346,37 +346,34 @@ export class MapWorld {
       if (!head.clusters.has(keyOf(entry)))
         throw new Error(`cluster ${cluster} is not in the head`);
     }
-    if (head.clusters.size !== this.content.size)
-      throw new Error('the head has more than it should');
+    if (head.clusters.size !== this.content.size) throw new Error('the head has too much');
     for (const version of this.versions) {
       if (version.root !== undefined) this.#checkVersion(version, version.root);
     }
-    const clusters = [...this.#clusterBirths].map(([key, birth]) => ({ key, birth }));
-    const pages = [...this.backend.objects].flatMap(([objectId, object]) =>
-      this.#orphans.has(objectId)
-        ? []
-        : object.pages.map((_, index) => ({
-            key: keyOf({ objectId, index }),
-            birth: object.birth,
-          })),
-    );
-    for (const { key, birth } of [...clusters, ...pages]) {
-      if (this.#isVoid(birth)) continue;
-      const released = (this.#released.get(key) ?? []).filter((since) => !this.#isVoid(since));
-      const isHeld = head.clusters.has(key) || head.pages.has(key);
-      const due = isHeld ? 0 : 1;
-      if (released.length !== due) {
-        throw new Error(
-          `${key} was released ${released.length} times, due ${due}: [${released.join()}]`,
-        );
-      }
-      const expected = this.#expected.get(key);
-      if (due === 1 && expected !== undefined && released[0] !== expected) {
-        throw new Error(`${key} was released since ${released.join()}, not ${expected}`);
-      }
+    for (const [key, birth] of this.#clusterBirths) {
+      if (!this.#isVoid(birth)) this.#checkReleases(key, head.clusters.has(key));
+    }
+    for (const [objectId, { birth, pages }] of this.backend.objects) {
+      if (this.#orphans.has(objectId) || this.#isVoid(birth)) continue;
+      pages.forEach((_, index) => {
+        const key = keyOf({ objectId, index });
+        this.#checkReleases(key, head.pages.has(key));
+      });
     }
     const runs = await this.clock.finish(this.map.lookup(0, this.sizeClusters));
     checkContent(this.content, 0, runs);
+  }
+
+  /** A location that is not in the head any more was released once, and since the right interval. */
+  #checkReleases(key: string, isInHead: boolean): void {
+    const released = (this.#released.get(key) ?? []).filter((since) => !this.#isVoid(since));
+    if (released.length !== (isInHead ? 0 : 1)) {
+      throw new Error(`${key} was released [${released.join()}], in the head: ${String(isInHead)}`);
+    }
+    const expected = this.#expected.get(key);
+    if (!isInHead && expected !== undefined && released[0] !== expected) {
+      throw new Error(`${key} was released since ${released.join()}, not ${expected}`);
+    }
   }
 
   /** A snapshot of interval i holds exactly what it should, all of it born by i and released later or not at all. */

@@ -45,13 +45,15 @@ export class MapReader {
   /** Errors are rejections, never thrown. */
   lookup(cluster: number, count: number, read: ReadLeaf): MappedRun[] | Promise<MappedRun[]> {
     const walk = { read, runs: new RunCollector(count), cluster, end: cluster + count };
+    let missing: MissingPage | undefined;
+    let failure: Promise<never> | undefined;
     try {
-      const missing = this.#advance(walk);
-      if (missing === undefined) return walk.runs.finish();
-      return this.#load(walk, missing);
+      missing = this.#advance(walk);
     } catch (error) {
-      return Promise.reject(error as Error);
+      failure = rejection(error);
     }
+    if (failure !== undefined) return failure;
+    return missing === undefined ? walk.runs.finish() : this.#load(walk, missing);
   }
 
   /** The leaf's entries [cluster, end) of one root. */
@@ -86,24 +88,28 @@ export class MapReader {
     return undefined;
   }
 
-  #load(walk: Walk, first: MissingPage): MappedRun[] | Promise<MappedRun[]> {
+  #load(walk: Walk, missing: MissingPage): MappedRun[] | Promise<MappedRun[]> {
     if (!this.#pool.reading.tryEnter()) return this.#loadLater(walk);
     const session = new PageSession(this.#pool, this.#source);
+    const loading = this.#loadNow(walk, session, missing);
+    if (loading !== true) return this.#finish(walk, session, loading);
+    this.#leave(session);
+    return walk.runs.finish();
+  }
+
+  /** True when the walk came to its end at once, else what it waits for. */
+  #loadNow(walk: Walk, session: PageSession, first: MissingPage): true | Promise<void> {
     let missing: MissingPage | undefined = first;
-    let isOurs = true;
+    let loading: true | Promise<void> = true;
     try {
-      while (missing !== undefined) {
-        const loading = session.load(missing);
-        if (loading !== true) {
-          isOurs = false;
-          return this.#finish(walk, session, loading);
-        }
-        missing = this.#advance(walk, session);
+      while (missing !== undefined && loading === true) {
+        loading = session.load(missing);
+        if (loading === true) missing = this.#advance(walk, session);
       }
-      return walk.runs.finish();
-    } finally {
-      if (isOurs) this.#leave(session);
+    } catch (error) {
+      loading = rejection(error);
     }
+    return loading;
   }
 
   async #loadLater(walk: Walk): Promise<MappedRun[]> {
@@ -136,4 +142,9 @@ export class MapReader {
     session.end();
     this.#pool.reading.leave();
   }
+}
+
+/** What was thrown, as an asynchronous caller expects it. */
+async function rejection(error: unknown): Promise<never> {
+  throw error;
 }

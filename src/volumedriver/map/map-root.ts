@@ -51,7 +51,8 @@ export function encodeRoot(root: MapRoot): PersistedRoot | null {
 /** Another holder of the same root. */
 export function shareRoot(pool: PagePool, root: MapRoot): MapRoot {
   const shared = { words: new Uint32Array(entryWords), level: root.level };
-  pool.copyEntry(root.words, 0, -1, shared.words);
+  pool.settleEntry(root.words, 0, -1);
+  pool.copyEntry(root.words, 0, shared.words, 0);
   return shared;
 }
 

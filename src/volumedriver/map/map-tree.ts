@@ -39,6 +39,22 @@ export interface MapTreeOptions {
   readonly onCut: CutSubtree;
 }
 
+/** Consecutive clusters of one object, one per checksum. */
+export interface LocatedRun {
+  readonly objectId: number;
+  readonly index: number;
+  readonly checksums: Uint32Array;
+}
+
+/** An entry that refers to a page of this level whose first cluster is `base`; `parent` is the entry's frame. */
+interface Place {
+  readonly words: Uint32Array;
+  readonly at: number;
+  readonly parent: number;
+  readonly level: number;
+  readonly base: number;
+}
+
 export class MapTree {
   readonly owner: number;
   interval: number;
@@ -70,28 +86,22 @@ export class MapTree {
   }
 
   /**
-   * Maps the `count` clusters from entry `first` of a leaf to (objectId, index..) with the checksums from
-   * checksums[from]. False when a page is missing.
+   * Maps `count` clusters of one leaf, from `cluster` on, to what the run has from its cluster number `from` on. False
+   * when a page is missing.
    */
-  setInLeaf(
-    leaf: number,
-    first: number,
-    count: number,
-    objectId: number,
-    index: number,
-    checksums: Uint32Array,
-    from: number,
-  ): boolean {
+  setInLeaf(cluster: number, count: number, run: LocatedRun, from: number): boolean {
     this.#pool.begin();
     this.#raise();
+    const leaf = Math.floor(cluster / pageEntries);
     const frame = this.#mutableLeaf(leaf);
     if (frame < 0) return false;
     const page = this.#pool.words(frame);
     this.#pool.changed(frame);
+    const { objectId, index, checksums } = run;
     const writer = writerOf(objectId);
-    let low = locationLow(objectId, index);
-    let at = first * entryWords;
-    for (let n = 0; n < count; n++) {
+    let low = locationLow(objectId, index + from);
+    let at = (cluster - leaf * pageEntries) * entryWords;
+    for (let n = from; n < from + count; n++) {
       const oldWriter = page[at + 1] ?? 0;
       const oldLow = page[at] ?? 0;
       // Replay may set what is set already: that location does not leave the head.
@@ -100,7 +110,7 @@ export class MapTree {
       }
       page[at] = low;
       page[at + 1] = writer;
-      page[at + 2] = checksums[from + n] ?? 0;
+      page[at + 2] = checksums[n] ?? 0;
       low++;
       at += entryWords;
     }
@@ -119,7 +129,8 @@ export class MapTree {
       this.#cut(root.words, 0, -1, root.level);
       return true;
     }
-    return this.#clearIn(root.words, 0, -1, root.level, 0, first, last);
+    const whole = { words: root.words, at: 0, parent: -1, level: root.level, base: 0 };
+    return this.#clearIn(whole, first, last);
   }
 
   /** Pins the present tree: its pages are immutable from now on. */
@@ -208,18 +219,11 @@ export class MapTree {
   }
 
   /**
-   * Whether a page has anything mapped in [first, end), where `base` is its first cluster; undefined when a page is
-   * missing. Looks only at pages on the range's two edges.
+   * Whether a page has anything mapped in [first, end); undefined when a page is missing. Looks only at pages on the
+   * range's two edges.
    */
-  #isMapped(
-    words: Uint32Array,
-    at: number,
-    parent: number,
-    level: number,
-    base: number,
-    first: number,
-    end: number,
-  ): boolean | undefined {
+  #isMapped(place: Place, first: number, end: number): boolean | undefined {
+    const { words, at, parent, level, base } = place;
     if (words[at + 1] === 0) return false;
     const frame = this.#pool.find(words, at, parent);
     if (frame < 0) {
@@ -231,28 +235,23 @@ export class MapTree {
     for (let n = entryOf(first - base, span); n < pageEntries; n++) {
       const start = base + n * span;
       if (start >= end) break;
-      if (page[n * entryWords + 1] === 0) continue;
+      const entry = n * entryWords;
+      if (page[entry + 1] === 0) continue;
       if (start >= first && start + span <= end) return true;
-      const found = this.#isMapped(page, n * entryWords, frame, level - 1, start, first, end);
+      const child = { words: page, at: entry, parent: frame, level: level - 1, base: start };
+      const found = this.#isMapped(child, first, end);
       if (found !== false) return found;
     }
     return false;
   }
 
   /** Clears [first, end) in a page that it covers in part. False when a page is missing. */
-  #clearIn(
-    words: Uint32Array,
-    at: number,
-    parent: number,
-    level: number,
-    base: number,
-    first: number,
-    end: number,
-  ): boolean {
+  #clearIn(place: Place, first: number, end: number): boolean {
     // Don't copy pages in which there is nothing to clear.
-    const mapped = this.#isMapped(words, at, parent, level, base, first, end);
+    const mapped = this.#isMapped(place, first, end);
     if (mapped !== true) return mapped === false;
-    const frame = this.#mutable(words, at, parent, level);
+    const { level, base } = place;
+    const frame = this.#mutable(place.words, place.at, place.parent, level);
     if (frame < 0) return false;
     const page = this.#pool.words(frame);
     const span = clustersAtLevel(level) / pageEntries;
@@ -261,8 +260,12 @@ export class MapTree {
       if (start >= end) break;
       const entry = n * entryWords;
       if (page[entry + 1] === 0) continue;
-      if (start >= first && start + span <= end) this.#cutEntry(page, entry, frame, level);
-      else if (!this.#clearIn(page, entry, frame, level - 1, start, first, end)) return false;
+      if (start >= first && start + span <= end) {
+        this.#cutEntry(page, entry, frame, level);
+        continue;
+      }
+      const child = { words: page, at: entry, parent: frame, level: level - 1, base: start };
+      if (!this.#clearIn(child, first, end)) return false;
     }
     return true;
   }
@@ -287,8 +290,9 @@ export class MapTree {
     if (parent >= 0) this.#pool.changed(parent);
   }
 
-  /** Whether a leaf is there to be read; leafMissing sets `missing`. */
+  /** The frame of a leaf, leafAbsent, or leafMissing with `missing` set. */
   findLeaf(leaf: number): number {
+    this.#pool.begin();
     const frame = this.#finder.find(this.#root, leaf);
     if (frame === leafMissing) this.missing = this.#finder.missing;
     return frame;

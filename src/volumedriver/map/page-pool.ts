@@ -166,9 +166,8 @@ export class PagePool {
     if (parent >= 0) this.changed(parent);
   }
 
-  /** Copies an entry (settled first) and counts the new reference. */
-  copyEntry(from: Uint32Array, fromAt: number, parent: number, to: Uint32Array, toAt = 0): void {
-    this.settleEntry(from, fromAt, parent);
+  /** Copies an entry, which has been settled, and counts the new reference. */
+  copyEntry(from: Uint32Array, fromAt: number, to: Uint32Array, toAt: number): void {
     for (let word = 0; word < entryWords; word++) to[toAt + word] = from[fromAt + word] ?? 0;
     this.retainEntry(to, toAt);
   }
@@ -245,17 +244,8 @@ export class PagePool {
       dirty.state[slot] === slotStates.assigned,
       'a page is given a place before it is settled',
     );
+    if ((dirty.level[slot] ?? 0) > 0) this.#settleChildren(slot);
     const frame = dirty.frame[slot] ?? -1;
-    if ((dirty.level[slot] ?? 0) > 0) {
-      const page = frame >= 0 ? this.words(frame) : this.#readLast(slot);
-      for (let at = 0; page !== undefined && at < pageWords; at += entryWords) {
-        if (page[at + 1] !== dirtyWriter) continue;
-        const child = this.slotOf(page, at);
-        assert(dirty.state[child] === slotStates.persisted, 'children are settled first');
-        this.pointAtPersisted(page, at, child);
-        this.unref(child);
-      }
-    }
     dirty.state[slot] = slotStates.persisted;
     dirty.frame[slot] = -1;
     if (frame < 0) return;
@@ -267,7 +257,19 @@ export class PagePool {
     this.#clean.add(frame);
   }
 
-  /** The frame of the clean page at a location; -1 when it is not here, or not with this checksum. */
+  #settleChildren(slot: number): void {
+    const frame = this.dirty.frame[slot] ?? -1;
+    const page = frame >= 0 ? this.words(frame) : this.#readLast(slot);
+    for (let at = 0; page !== undefined && at < pageWords; at += entryWords) {
+      if (page[at + 1] !== dirtyWriter) continue;
+      const child = this.slotOf(page, at);
+      assert(this.dirty.state[child] === slotStates.persisted, 'children are settled first');
+      this.pointAtPersisted(page, at, child);
+      this.unref(child);
+    }
+  }
+
+  /** The frame of the clean page at a location; -1 when it is not here. */
   findClean(low: number, writer: number): number {
     return this.#clean.get(low, writer);
   }

@@ -174,7 +174,10 @@ export class SubtreeReleaser {
       }
     } else {
       const words = new Uint32Array(pageWords);
-      for (let at = 0; at < pageWords; at += entryWords) pool.copyEntry(page, at, frame, words, at);
+      for (let at = 0; at < pageWords; at += entryWords) {
+        pool.settleEntry(page, at, frame);
+        pool.copyEntry(page, at, words, at);
+      }
       this.#rests.push({ words, at: 0, level: rest.level - 1, cut: rest.cut });
     }
     const writer = entry[1] ?? 0;

@@ -15,6 +15,8 @@ import type { PageSource } from './page.ts';
 export interface QueuedOperation {
   /** Its share of the queue's bound. */
   readonly clusters: number;
+  /** Called when it can't be applied at once; `number` grows in call order, from 1. */
+  queued?(number: number): void;
   /** Applies it whole, or names a missing page; then it is called again. */
   apply(): MissingPage | undefined;
   /** The next page that apply() would miss, if that can be told. */
@@ -52,6 +54,7 @@ export class UpdateQueue {
   #failed: VolumeError | null = null;
   #closed = false;
   #running = false;
+  #numbers = 0;
   #drained: PromiseWithResolvers<void> | undefined;
   #eased: PromiseWithResolvers<void> | undefined;
 
@@ -67,9 +70,12 @@ export class UpdateQueue {
     return this.#first === this.#entries.length;
   }
 
-  /** Queues an operation that could not be applied at once, or that has others before it. */
-  push(operation: QueuedOperation): void {
-    this.#entries.push({ operation });
+  /** Applies an operation at once if none is queued and its pages are there or come at once; else queues it. */
+  submit(operation: QueuedOperation): void {
+    const entry: Entry = { operation };
+    if (this.isEmpty && this.#applyNow(entry)) return;
+    operation.queued?.(++this.#numbers);
+    this.#entries.push(entry);
     this.#clusters += operation.clusters;
     this.#loadAhead();
     if (!this.#running) void this.#run();
@@ -77,7 +83,7 @@ export class UpdateQueue {
 
   pressure(): Promise<void> | undefined {
     if (this.#clusters <= this.#options.clustersMax || this.#failed !== null) return undefined;
-    this.#eased ??= Promise.withResolvers<void>();
+    this.#eased ??= Promise.withResolvers();
     return this.#eased.promise;
   }
 
@@ -85,7 +91,7 @@ export class UpdateQueue {
   drained(): Promise<void> {
     if (this.#failed !== null) return Promise.reject(this.#failed);
     if (this.isEmpty) return Promise.resolve();
-    this.#drained ??= Promise.withResolvers<void>();
+    this.#drained ??= Promise.withResolvers();
     return this.#drained.promise;
   }
 
@@ -95,6 +101,29 @@ export class UpdateQueue {
     this.#abort.abort();
     const why = new VolumeError('SHUTTING_DOWN', 'updating the map: it was closed');
     if (this.#failed === null) this.#giveUp(why);
+  }
+
+  /** False when something must be waited for; the queue then also deals with what failed. */
+  #applyNow(entry: Entry): boolean {
+    const { pool, source } = this.#options;
+    const { operation } = entry;
+    try {
+      for (let missing = operation.apply(); missing !== undefined; missing = operation.apply()) {
+        if (entry.session === undefined) {
+          if (!pool.applying.tryEnter()) return false;
+          entry.session = new PageSession(pool, source);
+        }
+        const loading = entry.session.load(missing);
+        if (loading === true) continue;
+        entry.ahead = loadAll(entry.session, loading, operation.missing?.bind(operation));
+        return false;
+      }
+      this.#end(entry);
+      return true;
+    } catch (error) {
+      if (!(error instanceof VolumeError)) throw error;
+      return false;
+    }
   }
 
   async #run(): Promise<void> {
@@ -173,7 +202,7 @@ export class UpdateQueue {
       if (entry === undefined || missing === undefined || entry.session !== undefined) continue;
       if (!pool.applying.tryEnter()) return;
       entry.session = new PageSession(pool, source);
-      entry.ahead = loadAll(entry.session, missing);
+      entry.ahead = loadAll(entry.session, Promise.resolve(), missing);
     }
   }
 
@@ -219,10 +248,15 @@ export class UpdateQueue {
 }
 
 /** Loads what an operation will need. Failures are left to be met, and treated, when it is applied. */
-async function loadAll(session: PageSession, next: () => MissingPage | undefined): Promise<void> {
+async function loadAll(
+  session: PageSession,
+  first: Promise<void>,
+  next: (() => MissingPage | undefined) | undefined,
+): Promise<void> {
   try {
+    await first;
     for (;;) {
-      const missing = session.ended ? undefined : next();
+      const missing = session.ended ? undefined : next?.();
       if (missing === undefined) return;
       const loading = session.load(missing);
       if (loading !== true) await loading;

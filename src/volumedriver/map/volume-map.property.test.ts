@@ -159,7 +159,7 @@ describe('VolumeMap against a model', () => {
           async (seed, list) => {
             const world = new MapWorld(seed, frames, sizeClusters);
             world.backend.delayMs = delayMs;
-            for (const { run } of list) await run(world);
+            for (const next of list) await next.run(world);
             await world.close();
           },
         ),

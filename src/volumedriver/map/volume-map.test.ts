@@ -5,7 +5,7 @@ import {
   MemoryFile,
   numbersFrom,
 } from '../../../test/support/map-fixture.ts';
-import { hasCode, VolumeError } from '../../volumes/errors.ts';
+import { hasCode, type VolumeError } from '../../volumes/errors.ts';
 import { makeObjectId } from '../format/location.ts';
 import { PagePool } from './page-pool.ts';
 import type { PersistedRoot } from './page.ts';
@@ -106,7 +106,7 @@ describe('VolumeMap in memory', () => {
   });
 
   test('rejects a damaged page', async () => {
-    const { map, clock, backend, failures, open } = setUp();
+    const { map, clock, backend, failures } = setUp();
     map.setRun(0, data, 0, checksums(1));
     map.setRun(70000, data, 1, checksums(1));
     const [root] = await clock.finish(map.persist([map.freeze()], backend));
@@ -114,7 +114,6 @@ describe('VolumeMap in memory', () => {
       for (const page of object.pages.slice(0, 1)) page[0] = (page[0] ?? 0) ^ 1;
     }
     const fresh = new PagePool({ memoryBytes: 0, openSpill: () => new MemoryFile() });
-    void open;
     const reopened = new VolumeMap({
       pool: fresh,
       source: backend,

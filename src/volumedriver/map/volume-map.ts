@@ -11,6 +11,7 @@ import { VolumeError } from '../../volumes/errors.ts';
 import { objectClustersMax, pageEntries } from '../format/constants.ts';
 import { writerOf } from '../format/location.ts';
 import { FrozenTree, type FrozenMap } from './frozen-map.ts';
+import { ClearOperation, SetOperation } from './map-operations.ts';
 import { MapReader } from './map-reader.ts';
 import { decodeRoot, emptyRoot, leafAbsent, leafMissing, type MapRoot } from './map-root.ts';
 import { MapTree, type OnRelease } from './map-tree.ts';
@@ -18,7 +19,7 @@ import type { MappedRun, RunCollector } from './mapped-run.ts';
 import type { PagePool } from './page-pool.ts';
 import type { MissingPage } from './page-session.ts';
 import { dirtyWriter, type PageSource, type PersistedRoot } from './page.ts';
-import { PendingChanges, type PendingClear, type PendingSet } from './pending-changes.ts';
+import { PendingChanges } from './pending-changes.ts';
 import { persistRoots, type MapObjectWriter } from './persist.ts';
 import { SubtreeReleaser } from './subtree-releaser.ts';
 import { UpdateQueue } from './update-queue.ts';
@@ -47,8 +48,6 @@ export interface VolumeMapOptions {
 }
 
 const queueClustersMax = 65_536;
-/** What a clear weighs in the queue: look-ups scan the clears one by one. */
-const clearClusters = 256;
 /** Cut subtrees beyond this number make pressure() ask to wait. */
 const cutsMax = 4096;
 
@@ -60,10 +59,11 @@ export class VolumeMap {
   readonly #releaser: SubtreeReleaser;
   readonly #queue: UpdateQueue;
   readonly #pending = new PendingChanges();
+  /** What operations work on. */
+  readonly #parts: { readonly tree: MapTree; readonly pending: PendingChanges };
   readonly #readHead: (cluster: number, end: number, runs: RunCollector) => MissingPage | undefined;
   #sizeClusters: number;
   #interval: number;
-  #operations = 0;
   /** Set while a reset is queued: until it is applied, the head can't be read through the pending changes. */
   #reset: PromiseWithResolvers<void> | undefined;
   #persisting: Promise<unknown> = Promise.resolve();
@@ -96,6 +96,7 @@ export class VolumeMap {
         this.#releaser.add(words, at, level, since);
       },
     });
+    this.#parts = { tree: this.#tree, pending: this.#pending };
     this.#readHead = (cluster, end, runs): MissingPage | undefined =>
       this.#readLeaf(cluster, end, runs);
   }
@@ -120,26 +121,12 @@ export class VolumeMap {
     const writer = writerOf(objectId);
     assert(writer >= 1 && writer < dirtyWriter, 'a run has a location');
     this.#check();
+    const run = { objectId, index, checksums };
     for (let from = 0; from < count;) {
       const at = cluster + from;
-      const leaf = Math.floor(at / pageEntries);
-      const first = at - leaf * pageEntries;
-      const part = Math.min(count - from, pageEntries - first);
-      if (
-        !this.#queue.isEmpty ||
-        !this.#now(() =>
-          this.#tree.setInLeaf(leaf, first, part, objectId, index + from, checksums, from),
-        )
-      ) {
-        this.#queueSet({
-          number: ++this.#operations,
-          cluster: at,
-          objectId,
-          index: index + from,
-          checksums: checksums.slice(from, from + part),
-        });
-      }
-      from += part;
+      const clusters = Math.min(count - from, pageEntries - (at % pageEntries));
+      this.#queue.submit(new SetOperation(this.#parts, { cluster: at, clusters, from }, run));
+      from += clusters;
     }
   }
 
@@ -147,20 +134,7 @@ export class VolumeMap {
   clearRange(cluster: number, count: number): void {
     assert(this.#isInside(cluster, count), 'a cleared range lies inside the volume');
     this.#check();
-    if (count === 0) return;
-    const end = cluster + count;
-    if (this.#queue.isEmpty && this.#now(() => this.#tree.clear(cluster, end))) return;
-    const clear: PendingClear = { number: ++this.#operations, cluster, end };
-    this.#pending.addClear(clear);
-    this.#queue.push({
-      clusters: clearClusters,
-      apply: () => {
-        if (!this.#tree.clear(cluster, end)) return this.#tree.missing;
-        this.#pending.removeClear(clear);
-        return undefined;
-      },
-      missing: () => this.#missingEdge(cluster) ?? this.#missingEdge(end),
-    });
+    if (count > 0) this.#queue.submit(new ClearOperation(this.#parts, cluster, cluster + count));
   }
 
   /**
@@ -218,7 +192,7 @@ export class VolumeMap {
     this.#check();
     const next = this.#rootOf(root);
     this.#sizeClusters = sizeClusters;
-    const done = Promise.withResolvers<void>();
+    const done: PromiseWithResolvers<void> = Promise.withResolvers();
     done.promise.catch(() => undefined);
     this.#reset = done;
     this.#inOrder(
@@ -263,7 +237,7 @@ export class VolumeMap {
     const done = this.#persisting.then(async () => {
       const roots = await holdAll(this.#pool, held);
       const { clock, onRelease } = this.#options;
-      return persistRoots({ pool: this.#pool, roots, writer, clock, onRelease });
+      return await persistRoots({ pool: this.#pool, roots, writer, clock, onRelease });
     });
     this.#persisting = done.catch(() => undefined);
     return done;
@@ -294,22 +268,8 @@ export class VolumeMap {
     return cluster >= 0 && count >= 0 && cluster + count <= this.#sizeClusters;
   }
 
-  /** Tries an operation at once. When it can't be done now, for whatever reason, the queue will deal with that. */
-  #now(operation: () => boolean): boolean {
-    try {
-      return operation();
-    } catch (error) {
-      if (!(error instanceof VolumeError)) throw error;
-      return false;
-    }
-  }
-
   #inOrder(apply: () => void, fail?: (error: VolumeError) => void): void {
-    if (this.#queue.isEmpty) {
-      apply();
-      return;
-    }
-    this.#queue.push({
+    this.#queue.submit({
       clusters: 1,
       apply: () => {
         apply();
@@ -317,36 +277,6 @@ export class VolumeMap {
       },
       ...(fail && { fail }),
     });
-  }
-
-  #queueSet(set: PendingSet): void {
-    const { cluster, objectId, index, checksums } = set;
-    const leaf = Math.floor(cluster / pageEntries);
-    const first = cluster - leaf * pageEntries;
-    this.#pending.addSet(set);
-    this.#queue.push({
-      clusters: checksums.length,
-      apply: () => {
-        const { length } = checksums;
-        if (!this.#tree.setInLeaf(leaf, first, length, objectId, index, checksums, 0)) {
-          return this.#tree.missing;
-        }
-        this.#pending.removeSet(set);
-        return undefined;
-      },
-      missing: () => this.#missingLeaf(leaf),
-    });
-  }
-
-  #missingLeaf(leaf: number): MissingPage | undefined {
-    this.#pool.begin();
-    return this.#tree.findLeaf(leaf) === leafMissing ? this.#tree.missing : undefined;
-  }
-
-  /** The page that is missing to clear up to or from a cluster inside a leaf. */
-  #missingEdge(cluster: number): MissingPage | undefined {
-    if (cluster % pageEntries === 0) return undefined;
-    return this.#missingLeaf(Math.floor(cluster / pageEntries));
   }
 
   #readLeaf(cluster: number, end: number, runs: RunCollector): MissingPage | undefined {
