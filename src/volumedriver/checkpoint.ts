@@ -53,16 +53,19 @@ export class Checkpointer {
     const { image, log, uploader } = this.#parts;
     const cut = await this.#cut();
     const targets = [cut.head, ...cut.frozen.map(([, map]) => map)];
+    const written: number[] = [];
     let roots: (PersistedRoot | null)[];
     try {
-      roots = await image.map.persist(targets, this.#writer());
+      roots = await image.map.persist(targets, this.#writer(written));
+    } catch (error) {
+      for (const objectId of written) image.accounts.abandonObject(objectId);
+      throw error;
     } finally {
       image.endCut();
       cut.head.release();
     }
-    cut.frozen.forEach(([number, map], i) => {
-      image.snapshotMaps.set(number, { kind: 'persisted', root: roots[i + 1] ?? null });
-      map.release();
+    cut.frozen.forEach(([number], i) => {
+      image.snapshotMaps.get(number)?.stored(roots[i + 1] ?? null);
     });
     const accountsKey = await this.#storeAccounts(cut.accounts, log.slot + 1);
     const record: CheckpointRecord = {
@@ -130,7 +133,7 @@ export class Checkpointer {
       const head = image.map.freeze();
       const frozen: [number, FrozenMap][] = [];
       for (const [number, map] of image.snapshotMaps) {
-        if (map.kind === 'frozen') frozen.push([number, map.map]);
+        if (map.frozen !== null) frozen.push([number, map.frozen]);
       }
       const snapshots = [...image.snapshotMaps.keys()];
       const { state } = image;
@@ -142,11 +145,11 @@ export class Checkpointer {
   }
 
   #rootOf(number: number): PersistedRoot | null {
-    const map = this.#parts.image.snapshotMaps.get(number);
-    return map?.kind === 'persisted' ? map.root : null;
+    return this.#parts.image.snapshotMaps.get(number)?.root ?? null;
   }
 
-  #writer(): MapObjectWriter {
+  /** Notes the objects that it stored in `written`. */
+  #writer(written: number[]): MapObjectWriter {
     const { environment, image, log } = this.#parts;
     return {
       allocateObject: () => log.takeObjectId(),
@@ -156,6 +159,7 @@ export class Checkpointer {
         const tail = encodeObjectTail(objectId, { kind: 'map', checksums, clusters });
         await environment.store.put(keys.object(objectId), [...pages, tail]);
         image.addMapObject(objectId, birth, pages.length);
+        written.push(objectId);
       },
     };
   }

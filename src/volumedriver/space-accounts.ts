@@ -64,6 +64,14 @@ export class SpaceAccounts {
     this.#doomIfDead(objectId, account);
   }
 
+  /** Nothing will ever refer to this sealed object: a checkpoint that stored it failed. */
+  abandonObject(objectId: number): void {
+    const account = this.#own(objectId);
+    this.#liveClusters -= account.count - account.freed.size;
+    account.freed = fullSet(account.count);
+    this.#doomIfDead(objectId, account);
+  }
+
   /** The head, in the interval since snapshot `since`, stopped using this cluster. */
   release(objectId: number, index: number, since: number): void {
     const account = this.objects.get(objectId);

@@ -9,7 +9,8 @@ import type { StateChange, VolumeState } from './format/control.ts';
 import type { ObjectReader } from './object-reader.ts';
 import type { PagePool } from './map/page-pool.ts';
 import type { PageSource, PersistedRoot } from './map/page.ts';
-import { VolumeMap, type FrozenMap, type MappedRun } from './map/volume-map.ts';
+import { VolumeMap, type MappedRun } from './map/volume-map.ts';
+import { SnapshotMap } from './snapshot-map.ts';
 import { SpaceAccounts } from './space-accounts.ts';
 import { applyChange } from './state.ts';
 
@@ -17,10 +18,6 @@ import { applyChange } from './state.ts';
 export interface MapView {
   lookup(cluster: number, count: number): MappedRun[] | Promise<MappedRun[]>;
 }
-
-/** A snapshot's map: frozen pages in memory until a checkpoint has put them into the backend. */
-export type SnapshotMap =
-  { kind: 'frozen'; map: FrozenMap } | { kind: 'persisted'; root: PersistedRoot | null };
 
 export interface ImageOptions {
   pool: PagePool;
@@ -59,7 +56,7 @@ export class VolumeImage {
     this.#interval = state.snapshotNumber;
     this.accounts = options.accounts;
     for (const [number, snapshotRoot] of snapshotRoots) {
-      this.snapshotMaps.set(number, { kind: 'persisted', root: snapshotRoot });
+      this.snapshotMaps.set(number, new SnapshotMap({ root: snapshotRoot }, this.#openSnapshot));
     }
     this.map = this.#newMap(root, state.sizeBytes, (objectId, index, since) => {
       this.#release(objectId, index, since);
@@ -105,11 +102,8 @@ export class VolumeImage {
   /** A view of a snapshot's map, for as long as the snapshot exists. */
   snapshotView(number: number): MapView {
     const snapshot = this.snapshotMaps.get(number);
-    if (snapshot === undefined) {
-      throw new VolumeError('SNAPSHOT_NOT_FOUND', `reading snapshot number ${number}: it is gone`);
-    }
-    if (snapshot.kind === 'frozen') return snapshot.map;
-    return this.#newMap(snapshot.root, this.#state.sizeBytes, () => undefined);
+    if (snapshot !== undefined) return snapshot;
+    throw new VolumeError('SNAPSHOT_NOT_FOUND', `reading snapshot number ${number}: it is gone`);
   }
 
   /** Begins a checkpoint: everything so far is in its copy of the accounts, and what comes later is not. */
@@ -134,6 +128,12 @@ export class VolumeImage {
     }
   }
 
+  /** Gives the map's memory back. */
+  close(): void {
+    for (const number of [...this.snapshotMaps.keys()]) this.#dropSnapshotMap(number);
+    this.map.close();
+  }
+
   #markWritten(): void {
     if (!this.#state.written) this.#state = { ...this.#state, written: true };
   }
@@ -147,7 +147,10 @@ export class VolumeImage {
 
   #snapshotTaken(id: string, slot: number): void {
     const number = this.#state.snapshotNumber;
-    this.snapshotMaps.set(number, { kind: 'frozen', map: this.map.freeze() });
+    this.snapshotMaps.set(
+      number,
+      new SnapshotMap({ frozen: this.map.freeze() }, this.#openSnapshot),
+    );
     this.snapshotSlots.set(id, slot);
     this.accounts.snapshotTaken(number);
     this.#setInterval(number);
@@ -164,7 +167,7 @@ export class VolumeImage {
   /** The head becomes that snapshot; with 0, which no snapshot has, it becomes empty. */
   #rolledBack(number: number): void {
     const target = this.snapshotMaps.get(number);
-    const root = target === undefined ? null : target.kind === 'frozen' ? target.map : target.root;
+    const root = target?.frozen ?? target?.root ?? null;
     this.map.reset(root, clustersOf(this.#state.sizeBytes), number);
     this.accounts.rolledBack(number);
     for (const newer of [...this.snapshotMaps.keys()].filter((other) => other > number)) {
@@ -174,8 +177,7 @@ export class VolumeImage {
   }
 
   #dropSnapshotMap(number: number): void {
-    const dropped = this.snapshotMaps.get(number);
-    if (dropped?.kind === 'frozen') dropped.map.release();
+    this.snapshotMaps.get(number)?.drop();
     this.snapshotMaps.delete(number);
   }
 
@@ -183,6 +185,9 @@ export class VolumeImage {
     this.#interval = interval;
     this.map.setInterval(interval);
   }
+
+  readonly #openSnapshot = (root: PersistedRoot | null): VolumeMap =>
+    this.#newMap(root, this.#state.sizeBytes, () => undefined);
 
   #newMap(
     root: PersistedRoot | null,

@@ -209,10 +209,10 @@ export class Volume {
 
   /** The persisted root of a snapshot, for a clone: makes a checkpoint if there is none yet. */
   async persistedRoot(snapshot: SnapshotState): Promise<PersistedRoot | null> {
-    if (this.#image.snapshotMaps.get(snapshot.number)?.kind !== 'persisted')
-      await this.checkpoint();
-    const map = this.#image.snapshotMaps.get(snapshot.number);
-    if (map?.kind === 'persisted') return map.root;
+    const { snapshotMaps } = this.#image;
+    if ((snapshotMaps.get(snapshot.number)?.frozen ?? null) !== null) await this.checkpoint();
+    const map = snapshotMaps.get(snapshot.number);
+    if (map?.frozen === null) return map.root;
     throw new VolumeError(
       'SNAPSHOT_NOT_FOUND',
       `cloning snapshot ${snapshot.id}: it was removed meanwhile`,
@@ -384,6 +384,7 @@ export class Volume {
     this.#closed = true;
     this.#uploader.stop();
     this.#log.close();
+    this.#image.close();
   }
 
   #assertRunning(): void {

@@ -5,8 +5,7 @@
  * Unaligned edges are read, merged and written as whole clusters under a lock.
  */
 import { assert } from '../base/assert.ts';
-import type { VolumeError } from '../volumes/errors.ts';
-import { toVolumeError } from '../volumes/errors.ts';
+import { VolumeError } from '../volumes/errors.ts';
 import { ClusterLocks } from './cluster-locks.ts';
 import { clusterBytes } from './format/constants.ts';
 import { writeClustersMax, type LogRecord } from './format/record.ts';
@@ -214,11 +213,11 @@ export class WritePath {
 
   /** Nothing of the group is in the log: its operations fail, with the one that was only partly in it. */
   #fail(group: Group, error: unknown): void {
-    const failure = toVolumeError(error, 'writing to the volume');
+    if (!(error instanceof VolumeError)) throw error; // our own mistake: the process must not go on
     const next = this.#queue[0];
     const partial = next?.data != null && (group.finished.length === 0 || group.staged > 0);
     const failed = partial ? [...group.finished, next] : group.finished;
     if (partial) this.#queue.shift();
-    for (const operation of failed) operation.reject(failure);
+    for (const operation of failed) operation.reject(error);
   }
 }

@@ -16,7 +16,7 @@ import { formatObjectId, makeObjectId } from '../format/location.ts';
 import type { LogRecord } from '../format/record.ts';
 import { linkOf, noNonce, type TlogHeader } from '../format/tlog-header.ts';
 import type { ObjectReader } from '../object-reader.ts';
-import { GroupSync } from './group-sync.ts';
+import { GroupSync } from '../disk/group-sync.ts';
 import { OpenObject } from './open-object.ts';
 import { OpenTlog } from './open-tlog.ts';
 
@@ -203,8 +203,8 @@ export class VolumeLog {
   /** Resolves when everything appended before this call survives a power cut. HALTED when it can't be. */
   async sync(): Promise<void> {
     this.#assertRunning();
-    if (this.#unsynced.size === 0 && !this.#group.busy) return;
-    await this.#group.run();
+    if (this.#unsynced.size === 0 && this.#group.idle) return;
+    await this.#group.sync();
   }
 
   /** Somebody else made the file durable (the uploader); it may be closed from now on. */
