@@ -88,6 +88,24 @@ describeRequires(needs, 'formatting', () => {
     expect(fixture.ran('mkfs.ext4')).toHaveLength(1);
   });
 
+  test('ext4 damage beyond a safe repair is reported, and nothing is changed', async () => {
+    const volume = await fixture.volume('damaged');
+    await fixture.stage(volume, ext4);
+    await fixture.unstage(volume);
+    await fixture.stage(volume, block);
+    const { path } = await fixture.devices.getDevice(volume.id);
+    for (const command of ['clri <2>', 'set_super_value state 2']) {
+      await runCommand('debugfs', ['-w', '-R', command, path], limit);
+    }
+    await fixture.unstage(volume);
+    await expect(fixture.stage(volume, ext4)).rejects.toMatchObject({
+      code: 'CORRUPT',
+      message: expect.stringContaining('e2fsck'),
+    });
+    expect(await fixture.mountPoints()).toEqual([]);
+    expect(fixture.ran('mkfs.ext4')).toHaveLength(1);
+  });
+
   test('another filesystem than the one on the volume is refused', async () => {
     const volume = await fixture.volume('wrong', { sizeBytes: 320 * mebibyte });
     await fixture.stage(volume, xfs);

@@ -94,6 +94,12 @@ async function findSource(parts: NodeParts, record: StageRecord): Promise<Source
   if (device === undefined || device.state === 'broken') {
     throw notStaged(volumeId, 'its device is gone or broken; stage it again');
   }
+  if (device.state === 'waiting') {
+    throw new VolumeError(
+      'UNAVAILABLE',
+      `publish volume ${volumeId}: its device waits for the volumedriver: ${device.reason}`,
+    );
+  }
   const number = await deviceNumber(device.path);
   if (record.use.kind === 'block') {
     const root = device.path.replace(/^\/dev/, '');

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import {
   callContext,
   mebibyte,
+  blockCapability,
   mountCapability,
   NodeFixture,
 } from '../../test/support/node-fixture.ts';
@@ -13,6 +14,7 @@ import { runCommand } from '../volumes/command.ts';
 import { VolumeError } from '../volumes/errors.ts';
 
 const needs = ['linux', 'root', 'loop', 'tool:mkfs.ext4', 'tool:mkfs.xfs'] as const;
+const block = blockCapability();
 const ext4 = mountCapability({ fsType: 'ext4' });
 const xfs = mountCapability({ fsType: 'xfs' });
 const limit = { timeoutMs: 20_000 };
@@ -125,6 +127,29 @@ describeRequires([...needs, 'tool:xfs_io'], 'what a crash leaves behind', () => 
     await fixture.publish(volume, ext4);
     expect(await fixture.read(volume.targetPath)).toBe('kept');
     expect(await fixture.mountPoints()).toHaveLength(2);
+  });
+
+  test('a block device of an older grant stays while a pod may open it', async () => {
+    const volume = await fixture.volume('regranted');
+    await fixture.stage(volume, block);
+    await fixture.publish(volume, block);
+    await fixture.regrant(volume);
+    await expect(fixture.stage(volume, block)).rejects.toMatchObject({ code: 'VOLUME_IN_USE' });
+    await fixture.unpublish(volume);
+    await fixture.stage(volume, block);
+    await fixture.publish(volume, block);
+  });
+
+  test('a mount that hangs is left behind lazily, and the device goes', async () => {
+    const volume = await fixture.volume('hung');
+    await fixture.stage(volume, ext4);
+    fixture.beforeCommand = (command, args) =>
+      command === 'umount' && !args.includes('--lazy')
+        ? Promise.reject(new VolumeError('UNAVAILABLE', 'umount: no end after 5000 ms'))
+        : Promise.resolve();
+    await fixture.unstage(volume);
+    expect(await fixture.mountPoints()).toEqual([]);
+    expect(await fixture.devices.listDevices()).toEqual([]);
   });
 
   test('a target that stayed writable after a crash becomes read-only', async () => {

@@ -145,6 +145,9 @@ async function attach(parts: NodeParts, plan: AttachPlan): Promise<Attachment> {
 
 async function release(parts: NodeParts, plan: AttachPlan, reason: string): Promise<void> {
   const { request, record } = plan;
+  // A pod may open the device file later, when its number belongs to another volume. (A mounted filesystem keeps
+  // the number taken.)
+  if (record?.use.kind === 'block') await checkUnpublished(parts, record, 'stage');
   parts.logger.warn('replacing a device', { volumeId: request.volumeId, reason });
   await parts.mounts.unmountAll(request.stagingPath);
   if (record !== undefined) await parts.mounts.unmountAll(record.stagingPath);
@@ -265,13 +268,7 @@ export async function unstageVolume(
 ): Promise<void> {
   const { mounts, records, devices } = parts;
   const record = await records.load(volumeId);
-  for (const target of record?.targets ?? []) {
-    if ((await mounts.at(target.path)).length === 0) continue;
-    throw new VolumeError(
-      'VOLUME_IN_USE',
-      `unstage volume ${volumeId}: it is still published at ${target.path}`,
-    );
-  }
+  if (record !== undefined) await checkUnpublished(parts, record, 'unstage');
   await mounts.unmountAll(stagingPath);
   if (record !== undefined) await mounts.unmountAll(record.stagingPath);
   if ((await findDevice(devices, volumeId)) !== undefined) {
@@ -279,6 +276,20 @@ export async function unstageVolume(
     await devices.detach(volumeId);
   }
   await records.remove(volumeId);
+}
+
+async function checkUnpublished(
+  parts: NodeParts,
+  record: StageRecord,
+  what: string,
+): Promise<void> {
+  for (const target of record.targets) {
+    if ((await parts.mounts.at(target.path)).length === 0) continue;
+    throw new VolumeError(
+      'VOLUME_IN_USE',
+      `${what} volume ${record.volumeId}: it is still published at ${target.path}`,
+    );
+  }
 }
 
 /**

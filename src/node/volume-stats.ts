@@ -36,10 +36,15 @@ export async function volumeStats(
   const staged = record.use.kind === 'block' && isSamePath(path, record.stagingPath);
   if (mount === undefined && !staged) throw notAtPath(volumeId, path, 'measure');
   const abnormal = deviceProblem(device) ?? mountProblem(record, mount);
+  if (record.use.kind === 'block') {
+    return { usage: blockUsage(device), volumeCondition: condition(abnormal) };
+  }
+  // Asking a filesystem whose device does not answer would only leave another hung process behind.
+  if (deviceProblem(device) !== undefined) {
+    return { usage: [], volumeCondition: condition(abnormal) };
+  }
   try {
-    const usage =
-      record.use.kind === 'block' ? blockUsage(device) : await filesystemUsage(parts, path);
-    return { usage, volumeCondition: condition(abnormal) };
+    return { usage: await filesystemUsage(parts, path), volumeCondition: condition(abnormal) };
   } catch (error) {
     if (abnormal === undefined) throw error;
     return { usage: [], volumeCondition: condition(`${abnormal}; ${describeError(error)}`) };
