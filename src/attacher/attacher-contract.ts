@@ -151,6 +151,23 @@ export function attacherContract(name: string, openHarness: () => Promise<Contra
       await server.kill();
     });
 
+    test('attaches and detaches many volumes side by side', async () => {
+      const server = await harness.newServer('many', sizeBytes);
+      await server.start();
+      const ids = ['a', 'b', 'c', 'd', 'e', 'f'].map((letter) => `many-${letter}`);
+      const devices = await Promise.all(
+        ids.map((volumeId) =>
+          attacher.attach({ volumeId, uri: server.uri(volumeId), readOnly: true }),
+        ),
+      );
+      expect(new Set(devices.map(({ path }) => path)).size).toBe(ids.length);
+      const listed = await attacher.listDevices();
+      expect(new Set(listed.map(({ volumeId }) => volumeId))).toEqual(new Set(ids));
+      await Promise.all(ids.map((volumeId) => attacher.detach(volumeId)));
+      expect(await harness.leftovers()).toEqual([]);
+      await server.kill();
+    });
+
     test('writes what is dirty before it detaches', async () => {
       const server = await harness.newServer('dirty', sizeBytes);
       await server.start();

@@ -8,10 +8,10 @@
  */
 import pLimit from 'p-limit';
 import type { Clock } from '../base/clock.ts';
-import type { Logger } from '../base/logger.ts';
+import { describeError, type Logger } from '../base/logger.ts';
 import { systemRandom, type Random } from '../base/random.ts';
 import type { Device, DeviceService } from '../volumes/device-service.ts';
-import { VolumeError } from '../volumes/errors.ts';
+import { hasCode, VolumeError } from '../volumes/errors.ts';
 import { parseNbdUri } from '../nbd/uri.ts';
 import {
   readBootId,
@@ -138,7 +138,7 @@ export class AttacherService implements DeviceService {
     for (const entry of await this.#records.list()) {
       if ('record' in entry && isShown(entry.record)) shown.push(entry.record);
     }
-    return await Promise.all(shown.map((record) => limit(() => this.#inspect(record))));
+    return await Promise.all(shown.map((record) => limit(() => this.#inspectForList(record))));
   }
 
   async #attach(request: TargetExport): Promise<Device> {
@@ -268,6 +268,17 @@ export class AttacherService implements DeviceService {
       record.details ?? {},
     );
     return deviceOf(record, inspection);
+  }
+
+  /** One device that cannot be looked at must not hide the others. */
+  async #inspectForList(record: AttachmentRecord): Promise<Device> {
+    try {
+      return await this.#inspect(record);
+    } catch (error) {
+      const reason = describeError(error);
+      const state = hasCode(error, 'UNAVAILABLE') ? 'waiting' : 'broken';
+      return deviceOf(record, { path: '', sizeBytes: 0, state, reason });
+    }
   }
 
   async #require(

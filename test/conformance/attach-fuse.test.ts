@@ -4,12 +4,13 @@ import { mkdir, readFile, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { attacherContract } from '../../src/attacher/attacher-contract.ts';
 import type { AttacherService } from '../../src/attacher/attacher-service.ts';
+import { FuseStrategy } from '../../src/attacher/fuse/fuse-strategy.ts';
 import { nbdNodeOptions } from '../../src/attacher/fuse/qemu-options.ts';
 import { QmpClient } from '../../src/attacher/fuse/qmp-client.ts';
 import { volumeKey } from '../../src/attacher/records.ts';
-import { runCommand } from '../../src/base/command.ts';
 import { systemClock } from '../../src/base/clock.ts';
-import type { Logger, LogFields } from '../../src/base/logger.ts';
+import { silentLogger, type Logger } from '../../src/base/logger.ts';
+import { runCommand } from '../../src/volumes/command.ts';
 import { openFuseHarness, type FuseHarness } from '../support/attach-fuse.ts';
 import type { NbdkitServer } from '../support/attach-nbdkit.ts';
 import { describeRequires } from '../support/requires.ts';
@@ -32,6 +33,7 @@ interface StoredJson {
   uri: string;
   bootId: string;
   phase: string;
+  strategy: string;
   details: { daemon: { pid: number; startTime: string }; deviceNumber: string; device: string };
 }
 
@@ -235,6 +237,45 @@ function fuseTests(): void {
     await expectNothing();
   });
 
+  test('lists a device of a strategy that does not run, without hiding others', async () => {
+    const device = await attach('known');
+    await attach('unknown');
+    await changeRecord('unknown', (record) => {
+      record.strategy = 'kernel';
+    });
+    await restart();
+    const listed = await attacher.listDevices();
+    expect(listed).toContainEqual(device);
+    expect(listed).toContainEqual(
+      expect.objectContaining({ volumeId: 'unknown', state: 'broken' }),
+    );
+    await expect(attacher.detach('unknown')).rejects.toMatchObject({ code: 'NOT_CAPABLE' });
+    await changeRecord('unknown', (record) => {
+      record.strategy = 'fuse';
+    });
+    await attacher.detach('unknown');
+    await attacher.detach('known');
+    await expectNothing();
+  });
+
+  test.each([
+    {
+      what: 'too long a path',
+      name: 'x'.repeat(100),
+      daemonProgram: 'true',
+      code: 'INVALID_ARGUMENT',
+    },
+    { what: 'no daemon', name: 'other', daemonProgram: '/nonexistent/daemon', code: 'NOT_CAPABLE' },
+  ])('refuses to start with $what', async ({ name, daemonProgram, code }) => {
+    const common = {
+      stateDirectory: join(harness.folder, name),
+      clock: systemClock,
+      logger: silentLogger,
+    };
+    const strategy = new FuseStrategy({ ...common, runCommand, daemonProgram });
+    await expect(strategy.start()).rejects.toMatchObject({ code });
+  });
+
   test('keeps one instance id for its state directory', async () => {
     const { instanceId } = attacher;
     expect(instanceId).toMatch(/^[0-9a-f]{32}$/);
@@ -292,8 +333,8 @@ async function eventually(question: () => Promise<boolean>): Promise<void> {
 
 function recordingLogger(): { logger: Logger; messages: string[] } {
   const messages: string[] = [];
-  const add = (message: string, fields?: LogFields): void => {
-    messages.push(fields === undefined ? message : message);
+  const add = (message: string): void => {
+    messages.push(message);
   };
   const logger: Logger = { error: add, warn: add, info: add, debug: add, child: () => logger };
   return { logger, messages };

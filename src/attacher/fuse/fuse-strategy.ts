@@ -8,7 +8,7 @@
  * that the kernel caches of the FUSE file are always clean (it writes through): they cost memory only while
  * nobody else needs it.
  */
-import { mkdir, realpath, rm, writeFile } from 'node:fs/promises';
+import { access, constants, mkdir, realpath, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock } from '../../base/clock.ts';
 import type { Logger } from '../../base/logger.ts';
@@ -85,6 +85,7 @@ export class FuseStrategy implements DeviceStrategy {
   }
 
   async start(): Promise<void> {
+    await this.#requireMachine();
     await mkdir(this.#parent, { recursive: true, mode: 0o700 });
     // The kernel shows backing files and mounts by their real paths.
     this.#parent = await realpath(this.#parent);
@@ -93,6 +94,20 @@ export class FuseStrategy implements DeviceStrategy {
       const why = `its sockets would have paths of ${longest} bytes, and unix(7) allows 107`;
       throw new VolumeError('INVALID_ARGUMENT', `use the state directory ${this.#parent}: ${why}`);
     }
+  }
+
+  async #requireMachine(): Promise<void> {
+    for (const device of ['/dev/fuse', '/dev/loop-control']) {
+      try {
+        await access(device, constants.R_OK | constants.W_OK);
+      } catch (cause) {
+        throw new VolumeError('NOT_CAPABLE', `attach by FUSE and loop: ${device} is not usable`, {
+          cause,
+        });
+      }
+    }
+    const { runCommand } = this.#options;
+    await runCommand(this.#program, ['--version'], { timeoutMs: this.#timeouts.commandMs });
   }
 
   async attach(target: ExportTarget, save: SaveDetails): Promise<Inspection> {

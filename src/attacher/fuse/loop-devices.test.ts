@@ -18,9 +18,7 @@ describe('parseLosetup', () => {
   });
 
   test.each(['{', '{"loopdevices": 1}', '{"loopdevices": [{}]}'])('refuses %j', (text) => {
-    expect(() => parseLosetup(text)).toThrow(
-      expect.objectContaining({ code: 'PROTOCOL_ERROR' }),
-    );
+    expect(() => parseLosetup(text)).toThrow(expect.objectContaining({ code: 'PROTOCOL_ERROR' }));
   });
 });
 
