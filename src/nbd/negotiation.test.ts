@@ -147,8 +147,8 @@ describe('metadata contexts', () => {
 });
 
 describe('exports that fail', () => {
-  function failing(error: unknown): ExportProvider {
-    const fail = (): Promise<never> => Promise.reject(error as Error);
+  function failing(error: Error): ExportProvider {
+    const fail = (): Promise<never> => Promise.reject(error);
     return { open: fail, info: fail, list: fail };
   }
 
@@ -172,7 +172,7 @@ describe('exports that fail', () => {
   test('a device that was revoked while it was opened is closed, not served', async () => {
     const opened = exports.open('vol');
     (await opened).revoke();
-    negotiation = new Negotiation({ ...failing(null), open: () => opened }, silentLogger);
+    negotiation = new Negotiation({ ...failing(new Error()), open: () => opened }, silentLogger);
     expect((await ask(options.GO, go('vol'))).next).toBe('continue');
     expect((await opened).closeCalls).toBe(1);
   });

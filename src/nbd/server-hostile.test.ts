@@ -132,7 +132,7 @@ describe('in the transmission phase', () => {
   test.each([2 ** 25 + 1, 0xffff_ffff])(
     'a write of %i bytes is answered, then ends it',
     async (length) => {
-      hostile.request(commands.WRITE, 3, 0, length);
+      hostile.request(commands.WRITE, 3, { length });
       hostile.send(Buffer.alloc(100_000));
       expect(await hostile.simple()).toEqual({ error: nbdErrors.EINVAL, cookie: 3 });
       await hostile.gone();
@@ -140,7 +140,7 @@ describe('in the transmission phase', () => {
   );
 
   test('half a request and half a payload leave nothing behind', async () => {
-    hostile.request(commands.WRITE, 1, 0, 100_000);
+    hostile.request(commands.WRITE, 1, { length: 100_000 });
     hostile.send(Buffer.alloc(50_000, 1));
     await sleep(10);
     hostile.destroy();
@@ -152,7 +152,7 @@ describe('in the transmission phase', () => {
     const waiting: (() => void)[] = [];
     intercept = () => new Promise((resolve) => waiting.push(resolve));
     const count = 5000;
-    for (let cookie = 0; cookie < count; cookie++) hostile.request(commands.FLUSH, cookie, 0, 0);
+    for (let cookie = 0; cookie < count; cookie++) hostile.request(commands.FLUSH, cookie, {});
     await eventually(() => waiting.length >= 16, 'the first came');
     await sleep(30);
     expect(waiting.length).toBe(16);
@@ -180,7 +180,7 @@ describe('in the transmission phase', () => {
     hostile.socket.pause();
     const count = 400;
     for (let cookie = 0; cookie < count; cookie++) {
-      hostile.request(commands.READ, cookie, 0, 64 * kibi);
+      hostile.request(commands.READ, cookie, { length: 64 * kibi });
     }
     const device = fixture.exports.devices.at(-1);
     await sleep(150);

@@ -37,7 +37,7 @@ describe('clients', () => {
     clients[0]?.destroy();
     await eventually(() => fixture.server.connectionCount === 1, 'two are gone');
     expect(lastLeft).toBe(0);
-    clients[1]?.request(commands.DISC, 0, 0, 0);
+    clients[1]?.request(commands.DISC, 0, {});
     await clients[1]?.gone();
     await eventually(() => fixture.server.clientCount === 0, 'all are gone');
     expect(lastLeft).toBe(1);
@@ -50,7 +50,7 @@ describe('clients', () => {
     const client = await open();
     client.socket.cork();
     client.write(1, 0, Buffer.alloc(512, 1));
-    client.request(commands.DISC, 2, 0, 0);
+    client.request(commands.DISC, 2, {});
     client.write(3, 0, Buffer.alloc(512, 2));
     client.socket.uncork();
     const device = fixture.exports.devices[0];
@@ -69,7 +69,7 @@ describe('clients', () => {
     intercept = () => new Promise((resolve) => (release = resolve));
     const client = await open();
     client.write(1, 0, Buffer.alloc(512, 1));
-    client.request(commands.DISC, 2, 0, 0);
+    client.request(commands.DISC, 2, {});
     client.socket.end();
     const device = fixture.exports.devices[0];
     await eventually(() => device?.calls.length === 1, 'the write came');
@@ -93,7 +93,7 @@ describe('clients', () => {
     const [client, other] = [await open(), await open()];
     fixture.exports.devices[0]?.revoke();
     await client.gone();
-    other.request(commands.FLUSH, 1, 0, 0);
+    other.request(commands.FLUSH, 1, {});
     expect((await other.simple()).error).toBe(0);
     other.destroy();
   });
@@ -129,9 +129,9 @@ describe('closing', () => {
     const client = await open();
     const closed = fixture.server.close({ graceMs: 5000, drainMs: 50 });
     await expect(RawNbdClient.connect(fixture.address)).rejects.toThrow();
-    client.request(commands.FLUSH, 1, 0, 0);
+    client.request(commands.FLUSH, 1, {});
     expect((await client.simple()).error).toBe(0);
-    client.request(commands.DISC, 2, 0, 0);
+    client.request(commands.DISC, 2, {});
     const started = Date.now();
     await closed;
     expect(Date.now() - started).toBeLessThan(2000);

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { MemoryStorage, type Call } from '../../test/support/memory-device.ts';
 import { eventually, startNbdFixture, type NbdFixture } from '../../test/support/nbd-fixture.ts';
-import { RawNbdClient } from '../../test/support/raw-nbd-client.ts';
+import { RawNbdClient, type Place } from '../../test/support/raw-nbd-client.ts';
 import { VolumeError } from '../volumes/errors.ts';
 import { encodeMetaContextRequest } from './handshake-codec.ts';
 import { chunkTypes, commandFlags, commands, nbdErrors, options } from './protocol.ts';
@@ -49,39 +49,53 @@ function calls(): Call[] {
   return fixture.exports.devices.at(-1)?.calls ?? [];
 }
 
+interface Refused extends Place {
+  command: number;
+  error: number;
+}
+
 describe('refused, and the connection goes on', () => {
-  test.each<[string, number, number, number, number, number]>([
-    ['an unknown command', 99, 0, 0, 0, EINVAL],
-    ['RESIZE', 8, 0, 0, 0, EINVAL],
-    ['a read past the end', READ, sizeBytes - 1, 2, 0, EINVAL],
-    ['a read far past the end', READ, 2 ** 60, 1, 0, EINVAL],
-    ['a read longer than a payload', READ, 0, 2 ** 25 + 1, 0, EINVAL],
-    ['a read with DF without structured replies', READ, 0, 1, commandFlags.DF, EINVAL],
-    ['a read with an unknown flag', READ, 0, 1, 1 << 9, EINVAL],
-    ['a trim past the end', TRIM, 0, sizeBytes + 1, 0, EINVAL],
-    ['a trim with NO_HOLE', TRIM, 0, 1, commandFlags.NO_HOLE, EINVAL],
-    ['a cache past the end', CACHE, sizeBytes, 1, 0, EINVAL],
-    ['zeroes past the end', WRITE_ZEROES, 1, sizeBytes, 0, ENOSPC],
-    ['fast zeroes that must be stored', WRITE_ZEROES, 0, 1, (1 << 4) | (1 << 1), ENOTSUP],
-    ['a flush of a range', FLUSH, 4096, 4096, 0, EINVAL],
-    ['a block status without a context', BLOCK_STATUS, 0, 4096, 0, EINVAL],
-  ])('%s', async (_, command, offset, length, flags, error) => {
+  test.each<[string, Refused]>([
+    ['an unknown command', { command: 99, error: EINVAL }],
+    ['RESIZE', { command: 8, error: EINVAL }],
+    ['a read past the end', { command: READ, offset: sizeBytes - 1, length: 2, error: EINVAL }],
+    ['a read far past the end', { command: READ, offset: 2 ** 60, length: 1, error: EINVAL }],
+    ['a read longer than a payload', { command: READ, length: 2 ** 25 + 1, error: EINVAL }],
+    [
+      'a read with DF without structured replies',
+      { command: READ, length: 1, flags: commandFlags.DF, error: EINVAL },
+    ],
+    ['a read with an unknown flag', { command: READ, length: 1, flags: 1 << 9, error: EINVAL }],
+    ['a trim past the end', { command: TRIM, length: sizeBytes + 1, error: EINVAL }],
+    [
+      'a trim with NO_HOLE',
+      { command: TRIM, length: 1, flags: commandFlags.NO_HOLE, error: EINVAL },
+    ],
+    ['a cache past the end', { command: CACHE, offset: sizeBytes, length: 1, error: EINVAL }],
+    ['zeroes past the end', { command: WRITE_ZEROES, offset: 1, length: sizeBytes, error: ENOSPC }],
+    [
+      'fast zeroes that must be stored',
+      { command: WRITE_ZEROES, length: 1, flags: (1 << 4) | (1 << 1), error: ENOTSUP },
+    ],
+    ['a flush of a range', { command: FLUSH, offset: 4096, length: 4096, error: EINVAL }],
+    ['a block status without a context', { command: BLOCK_STATUS, length: 4096, error: EINVAL }],
+  ])('%s', async (_, { command, error, ...place }) => {
     const client = await open();
-    client.request(command, 5, offset, length, flags);
+    client.request(command, 5, place);
     expect(await client.simple()).toEqual({ error, cookie: 5 });
     expect(calls()).toEqual([]);
-    client.request(FLUSH, 6, 0, 0);
+    client.request(FLUSH, 6, {});
     expect(await client.simple()).toEqual({ error: 0, cookie: 6 });
   });
 
-  test.each<[string, string, number, number, number]>([
-    ['past the end', 'vol', sizeBytes - 5, 0, ENOSPC],
-    ['with an unknown flag', 'vol', 0, commandFlags.DF, EINVAL],
-    ['to a read-only export', 'ro', 0, 0, EPERM],
-  ])('a write %s, whose payload is skipped', async (_, name, offset, flags, error) => {
+  test.each<[string, { name?: string; offset?: number; flags?: number; error: number }]>([
+    ['past the end', { offset: sizeBytes - 5, error: ENOSPC }],
+    ['with an unknown flag', { flags: commandFlags.DF, error: EINVAL }],
+    ['to a read-only export', { name: 'ro', error: EPERM }],
+  ])('a write %s, whose payload is skipped', async (_, { name, offset = 0, flags = 0, error }) => {
     const client = await open(name);
     client.write(1, offset, Buffer.alloc(300_000, 0x25), flags);
-    client.request(READ, 2, 0, 4);
+    client.request(READ, 2, { length: 4 });
     expect(await client.simple()).toEqual({ error, cookie: 1 });
     expect(await client.simple()).toEqual({ error: 0, cookie: 2 });
     expect(await client.read(4)).toEqual(Buffer.alloc(4));
@@ -90,14 +104,14 @@ describe('refused, and the connection goes on', () => {
 
   test.each([TRIM, WRITE_ZEROES])('command %i on a read-only export', async (command) => {
     const client = await open('ro');
-    client.request(command, 1, 0, 512);
+    client.request(command, 1, { length: 512 });
     expect(await client.simple()).toEqual({ error: EPERM, cookie: 1 });
   });
 
   test('a read with DF that is too long is EOVERFLOW', async () => {
     storage.sizeBytes = 2 ** 27;
     const client = await open('vol', true);
-    client.request(READ, 1, 0, 2 ** 25 + 1, commandFlags.DF);
+    client.request(READ, 1, { length: 2 ** 25 + 1, flags: commandFlags.DF });
     const { type, payload } = await client.chunk();
     expect([type, payload.readUInt32BE(0)]).toEqual([chunkTypes.ERROR, EOVERFLOW]);
   });
@@ -116,7 +130,7 @@ describe('refused, and the connection goes on', () => {
     const full = await client.chunk();
     expect(full.payload.readUInt32BE(0)).toBe(ENOSPC);
     expect(full.payload.toString('utf8', 6)).toBe('write: the disk is full');
-    client.request(READ, 2, 0, 512);
+    client.request(READ, 2, { length: 512 });
     const secret = await client.chunk();
     expect([secret.type, secret.payload.readUInt32BE(0)]).toEqual([chunkTypes.ERROR, EIO]);
     expect(secret.payload.toString('utf8', 6)).toBe('internal error');
@@ -128,11 +142,11 @@ describe('commands', () => {
     const client = await open();
     client.write(1, 0, Buffer.alloc(10, 1), commandFlags.FUA);
     client.write(2, 10, Buffer.alloc(10, 2));
-    client.request(TRIM, 3, 0, 5, commandFlags.FUA);
-    client.request(WRITE_ZEROES, 4, 5, 5, commandFlags.NO_HOLE);
-    client.request(WRITE_ZEROES, 5, 10, 5, commandFlags.FAST_ZERO);
-    client.request(FLUSH, 6, 0, 0);
-    client.request(CACHE, 7, 0, 20);
+    client.request(TRIM, 3, { length: 5, flags: commandFlags.FUA });
+    client.request(WRITE_ZEROES, 4, { offset: 5, length: 5, flags: commandFlags.NO_HOLE });
+    client.request(WRITE_ZEROES, 5, { offset: 10, length: 5, flags: commandFlags.FAST_ZERO });
+    client.request(FLUSH, 6, {});
+    client.request(CACHE, 7, { length: 20 });
     for (let cookie = 1; cookie <= 7; cookie++) {
       expect(await client.simple()).toEqual({ error: 0, cookie });
     }
@@ -151,8 +165,8 @@ describe('commands', () => {
   test('nothing of length 0 reaches the device but the promise of FUA', async () => {
     const client = await open();
     client.write(1, 0, Buffer.alloc(0));
-    client.request(READ, 2, sizeBytes, 0);
-    client.request(TRIM, 3, 0, 0, commandFlags.FUA);
+    client.request(READ, 2, { offset: sizeBytes });
+    client.request(TRIM, 3, { flags: commandFlags.FUA });
     for (let count = 0; count < 3; count++) expect((await client.simple()).error).toBe(0);
     expect(calls().map(({ operation }) => operation)).toEqual(['flush']);
   });
@@ -162,7 +176,7 @@ describe('commands', () => {
     intercept = ({ operation }) =>
       operation === 'flush' ? new Promise((resolve) => (release = resolve)) : undefined;
     const client = await open();
-    client.request(FLUSH, 1, 0, 0);
+    client.request(FLUSH, 1, {});
     client.write(2, 0, Buffer.alloc(512, 9));
     expect((await client.simple()).cookie).toBe(2);
     release();
@@ -201,12 +215,12 @@ describe('commands', () => {
 
   test('a volume that grows takes requests past its old size on a live connection', async () => {
     const client = await open();
-    client.request(READ, 1, sizeBytes, 512);
+    client.request(READ, 1, { offset: sizeBytes, length: 512 });
     expect((await client.simple()).error).toBe(EINVAL);
     storage.sizeBytes *= 2;
     client.write(2, sizeBytes, Buffer.alloc(512, 3));
     expect((await client.simple()).error).toBe(0);
-    client.request(READ, 3, sizeBytes, 512);
+    client.request(READ, 3, { offset: sizeBytes, length: 512 });
     expect((await client.simple()).error).toBe(0);
     expect(await client.read(512)).toEqual(Buffer.alloc(512, 3));
   });
@@ -216,7 +230,7 @@ describe('structured replies', () => {
   test('a read is data and holes in order', async () => {
     storage.write(4096, Buffer.alloc(8192, 1));
     const client = await open('vol', true);
-    client.request(READ, 1, 0, 4 * 4096);
+    client.request(READ, 1, { length: 4 * 4096 });
     const chunks = [await client.chunk(), await client.chunk(), await client.chunk()];
     expect(chunks.map(({ type, done }) => [type, done])).toEqual([
       [chunkTypes.OFFSET_HOLE, false],
@@ -232,25 +246,25 @@ describe('structured replies', () => {
   test('DF makes it one chunk, and length 0 none', async () => {
     storage.write(4096, Buffer.alloc(4096, 1));
     const client = await open('vol', true);
-    client.request(READ, 1, 0, 3 * 4096, commandFlags.DF);
+    client.request(READ, 1, { length: 3 * 4096, flags: commandFlags.DF });
     const chunk = await client.chunk();
     expect([chunk.type, chunk.done, chunk.payload.length]).toEqual([1, true, 8 + 3 * 4096]);
-    client.request(READ, 2, 0, 0);
+    client.request(READ, 2, {});
     expect(await client.chunk()).toMatchObject({ type: chunkTypes.NONE, done: true });
   });
 
   test('a block status covers the range, or one extent with REQ_ONE', async () => {
     storage.write(4096, Buffer.alloc(8192, 1));
     const client = await openWithContext();
-    client.request(BLOCK_STATUS, 1, 0, 20_000);
+    client.request(BLOCK_STATUS, 1, { length: 20_000 });
     const all = await client.chunk();
     expect(all).toMatchObject({ type: chunkTypes.BLOCK_STATUS, done: true });
     expect(all.payload.toString('hex')).toBe(
       '00000001' + '0000100000000003' + '0000200000000000' + '00001e2000000003',
     );
-    client.request(BLOCK_STATUS, 2, 5000, 15_000, commandFlags.REQ_ONE);
+    client.request(BLOCK_STATUS, 2, { offset: 5000, length: 15_000, flags: commandFlags.REQ_ONE });
     expect((await client.chunk()).payload.toString('hex')).toBe('00000001' + '00001c7800000000');
-    client.request(BLOCK_STATUS, 3, 0, 0);
+    client.request(BLOCK_STATUS, 3, {});
     expect((await client.chunk()).type).toBe(chunkTypes.ERROR);
   });
 });

@@ -37,22 +37,15 @@ export function formatNbdAddress(address: NbdAddress): string {
 /** Parses nbd+unix:///NAME?socket=PATH or nbd://HOST[:PORT]/NAME. An absent name is the default export, ''. */
 export function parseNbdUri(text: string): NbdUri {
   // Not the URL class: it takes an export named '..' for a way up, and '+' in a socket's path for a space.
-  const unix = /^nbd\+unix:\/\/\/([^?#]*)(?:\?([^#]*))?$/.exec(text);
-  if (unix !== null) {
-    const socket = (unix[2] ?? '').split('&').find((field) => field.startsWith('socket='));
-    if (socket === undefined) throw invalid(text, 'nbd+unix needs ?socket=PATH');
-    const path = unescape(socket.slice('socket='.length), text);
-    return { address: unixAddress(path, text), exportName: unescape(unix[1] ?? '', text) };
-  }
-  const tcp =
-    /^nbd:\/\/(?:\[([0-9A-Fa-f:.]+)\]|([^:[\]/?#]+))(?::([0-9]{1,5}))?(?:\/([^?#]*))?$/.exec(text);
-  const host = tcp?.[1] ?? tcp?.[2];
-  if (host === undefined) {
-    throw invalid(text, 'it must be nbd+unix:///NAME?socket=PATH or nbd://HOST:PORT/NAME');
-  }
-  const port = tcp?.[3] === undefined ? defaultPort : parsePort(tcp[3], text);
-  const address: NbdAddress = { kind: 'tcp', host: unescape(host, text), port };
-  return { address, exportName: unescape(tcp?.[4] ?? '', text) };
+  const parts = /^(nbd(?:\+unix)?):\/\/([^/?#]*)(?:\/([^?#]*))?(?:\?([^#]*))?$/.exec(text);
+  if (parts === null) throw invalid(text, 'it must start with nbd:// or nbd+unix:///');
+  const [scheme, authority = '', name = '', query = ''] = parts.slice(1);
+  const exportName = unescape(name, text);
+  if (scheme === 'nbd') return { address: tcpAddress(authority, text), exportName };
+  if (authority !== '') throw invalid(text, 'nbd+unix has three slashes and no host');
+  const socket = query.split('&').find((field) => field.startsWith('socket='));
+  if (socket === undefined) throw invalid(text, 'nbd+unix needs ?socket=PATH');
+  return { address: unixAddress(unescape(socket.slice('socket='.length), text), text), exportName };
 }
 
 /** The URI of an export; characters such as '@' and '#' of the name are escaped. */
@@ -64,6 +57,14 @@ export function formatNbdUri(uri: NbdUri): string {
   // Slashes may stay, which keeps the URI readable.
   const path = encodeURIComponent(uri.address.path).replaceAll('%2F', '/');
   return `nbd+unix:///${name}?socket=${path}`;
+}
+
+function tcpAddress(authority: string, text: string): NbdAddress {
+  const match = /^(?:\[([0-9A-Fa-f:.]+)\]|([^:[\]]+))(?::([0-9]{1,5}))?$/.exec(authority);
+  const host = match?.[1] ?? match?.[2];
+  if (host === undefined) throw invalid(text, 'nbd needs HOST or HOST:PORT');
+  const port = match?.[3] === undefined ? defaultPort : parsePort(match[3], text);
+  return { kind: 'tcp', host: unescape(host, text), port };
 }
 
 function hostText(host: string): string {

@@ -12,6 +12,12 @@ import type { NbdAddress } from '../../src/nbd/uri.ts';
 
 const waitMs = 5000;
 
+export interface Place {
+  offset?: number;
+  length?: number;
+  flags?: number;
+}
+
 export interface OptionAnswer {
   option: number;
   type: number;
@@ -108,12 +114,13 @@ export class RawNbdClient {
     return answers;
   }
 
-  request(command: number, cookie: number, offset: number, length: number, flags = 0): void {
+  request(command: number, cookie: number, place: Place): void {
+    const { offset = 0, length = 0, flags = 0 } = place;
     this.send(encodeRequest({ flags, command, cookieHigh: 7, cookieLow: cookie, offset, length }));
   }
 
   write(cookie: number, offset: number, payload: Buffer, flags = 0): void {
-    this.request(1, cookie, offset, payload.length, flags);
+    this.request(1, cookie, { offset, length: payload.length, flags });
     this.send(payload);
   }
 
