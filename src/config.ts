@@ -1,0 +1,263 @@
+/**
+ * What the command line says, checked: pure, and all problems at once. Each role has a plain configuration object;
+ * nothing executable hides in it.
+ */
+import { parseEndpoint, type Endpoint } from './api/endpoint.ts';
+import { parseSize } from './cli/sizes.ts';
+import { describeError, logLevels, type LogLevel } from './base/logger.ts';
+import { parseNbdAddress, type NbdAddress } from './nbd/uri.ts';
+import { VolumeError } from './volumes/errors.ts';
+
+export const defaultDriverName = 'csi.volumedriver.io';
+
+export interface VolumedriverConfig {
+  dataDirectory: string;
+  /** The directory of a `file:` backend. */
+  backendDirectory: string;
+  nbd: NbdAddress;
+  api: Endpoint;
+  nodeId: string;
+  logLevel: LogLevel;
+  mapMemoryBytes: number;
+  readCacheBytes: number;
+  reserveBytes: number;
+  /** How long attached clients are served after SIGTERM, in milliseconds. */
+  graceMs: number;
+}
+
+export interface AttacherConfig {
+  listen: Endpoint;
+  stateDirectory: string;
+  driverName: string;
+  logLevel: LogLevel;
+  reconnectDelaySeconds: number;
+}
+
+export interface PluginConfig {
+  csi: Endpoint;
+  volumedriver: Endpoint;
+  driverName: string;
+  logLevel: LogLevel;
+  /** Present when the node service is served. */
+  node?: { attacher: Endpoint; nodeId: string; stateDirectory: string };
+  /** Present when the controller service is served. */
+  controller?: { knownNodes: string[] };
+}
+
+export interface AllConfig {
+  dataDirectory: string;
+  backend: string;
+  csi: string;
+  nodeId: string;
+  nbd: string;
+  api: string;
+  attacher: string;
+  /** Passed on to every role that knows them. */
+  passedOn: Record<string, string>;
+  logLevel: LogLevel;
+}
+
+/** Options as commander gives them: every value is the text that was typed, or absent. */
+export type RawOptions = Readonly<Record<string, string | undefined>>;
+
+/** Collects problems, so that one run tells all of them. */
+class Reader {
+  readonly problems: string[] = [];
+  readonly #raw: RawOptions;
+
+  constructor(raw: RawOptions) {
+    this.#raw = raw;
+  }
+
+  text(option: string, fallback?: string): string {
+    const value = this.#raw[option] ?? fallback;
+    if (value !== undefined && value !== '') return value;
+    this.problems.push(`${flagOf(option)}: it is required`);
+    return '';
+  }
+
+  parsed<Value>(
+    option: string,
+    parse: (text: string) => Value,
+    fallback?: string,
+  ): Value | undefined {
+    const text = this.text(option, fallback);
+    if (text === '') return undefined;
+    try {
+      return parse(text);
+    } catch (error) {
+      this.problems.push(`${flagOf(option)}: ${describeError(error)}`);
+      return undefined;
+    }
+  }
+
+  matching(option: string, pattern: RegExp, rule: string, fallback?: string): string {
+    const text = this.text(option, fallback);
+    if (text !== '' && !pattern.test(text)) this.problems.push(`${flagOf(option)}: ${rule}`);
+    return text;
+  }
+
+  /** The configuration, or one error with every problem. */
+  finish<Config>(config: Config | undefined): Config {
+    if (this.problems.length === 0 && config !== undefined) return config;
+    throw new VolumeError('INVALID_ARGUMENT', this.problems.join('\n'));
+  }
+}
+
+function flagOf(option: string): string {
+  return `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+}
+
+const absolutePath = /^\//;
+const nodeIdPattern = /^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$/;
+const nodeIdRule = 'it must be 1 to 253 letters, digits, dots, dashes or underscores';
+
+export function parseVolumedriver(raw: RawOptions): VolumedriverConfig {
+  const reader = new Reader(raw);
+  const config = {
+    dataDirectory: reader.matching('dataDir', absolutePath, 'it must be an absolute path'),
+    backendDirectory: reader.parsed('backend', parseBackend),
+    nbd: reader.parsed('nbd', parseNbdAddress),
+    api: reader.parsed('api', parseEndpoint),
+    nodeId: reader.matching('nodeId', nodeIdPattern, nodeIdRule, 'localhost'),
+    logLevel: readLogLevel(reader),
+    mapMemoryBytes: reader.parsed('mapMemory', parseSize, '256MiB'),
+    readCacheBytes: reader.parsed('readCache', parseSize, '128MiB'),
+    reserveBytes: reader.parsed('reserve', parseSize, '64MiB'),
+    graceMs: reader.parsed('grace', parseSeconds, '30'),
+  };
+  return reader.finish(complete(config));
+}
+
+export function parseAttacher(raw: RawOptions): AttacherConfig {
+  const reader = new Reader(raw);
+  const delay = reader.parsed('reconnectDelay', parseSeconds, '3600');
+  const config = {
+    listen: reader.parsed('listen', parseEndpoint),
+    stateDirectory: reader.matching('stateDir', absolutePath, 'it must be an absolute path'),
+    driverName: reader.text('driverName', defaultDriverName),
+    logLevel: readLogLevel(reader),
+    reconnectDelaySeconds: delay === undefined ? undefined : Math.ceil(delay / 1000),
+  };
+  return reader.finish(complete(config));
+}
+
+export function parseNode(raw: RawOptions): PluginConfig {
+  const reader = new Reader(raw);
+  const config = { ...readPlugin(reader), node: readNode(reader) };
+  return reader.finish(complete(config));
+}
+
+export function parseController(raw: RawOptions): PluginConfig {
+  const reader = new Reader(raw);
+  const config = { ...readPlugin(reader), controller: readController(reader) };
+  return reader.finish(complete(config));
+}
+
+/** Node and controller on one socket, for one machine. */
+export function parsePlugin(raw: RawOptions): PluginConfig {
+  const reader = new Reader(raw);
+  const config = {
+    ...readPlugin(reader),
+    node: readNode(reader),
+    controller: readController(reader),
+  };
+  return reader.finish(complete(config));
+}
+
+export function parseAll(raw: RawOptions): AllConfig {
+  const reader = new Reader(raw);
+  const dataDirectory = reader.matching('dataDir', absolutePath, 'it must be an absolute path');
+  const run = `${dataDirectory}/run`;
+  const config = {
+    dataDirectory,
+    backend: reader.text('backend'),
+    csi: reader.text('csi'),
+    nodeId: reader.matching('nodeId', nodeIdPattern, nodeIdRule),
+    nbd: reader.text('nbd', `unix:${run}/nbd.sock`),
+    api: reader.text('api', `unix:${run}/api.sock`),
+    attacher: `unix:${run}/attacher.sock`,
+    logLevel: readLogLevel(reader),
+    passedOn: Object.fromEntries(
+      Object.entries(raw).filter((entry): entry is [string, string] => {
+        return passedOnOptions.includes(entry[0]) && entry[1] !== undefined;
+      }),
+    ),
+  };
+  reader.parsed('backend', parseBackend);
+  for (const option of ['csi', 'api'] as const)
+    reader.parsed(option, parseEndpoint, config[option]);
+  reader.parsed('nbd', parseNbdAddress, config.nbd);
+  return reader.finish(config);
+}
+
+/** Options of `all` that the roles below it take, by role. */
+const passedOnOptions = [
+  'driverName',
+  'mapMemory',
+  'readCache',
+  'reserve',
+  'grace',
+  'reconnectDelay',
+];
+
+function readPlugin(reader: Reader): Pick<PluginConfig, 'driverName' | 'logLevel'> & {
+  csi: Endpoint | undefined;
+  volumedriver: Endpoint | undefined;
+} {
+  return {
+    csi: reader.parsed('csi', parseEndpoint),
+    volumedriver: reader.parsed('volumedriver', parseEndpoint),
+    driverName: reader.text('driverName', defaultDriverName),
+    logLevel: readLogLevel(reader),
+  };
+}
+
+function readNode(reader: Reader): PluginConfig['node'] | undefined {
+  const attacher = reader.parsed('attacher', parseEndpoint);
+  const nodeId = reader.matching('nodeId', nodeIdPattern, nodeIdRule);
+  const stateDirectory = reader.matching('stateDir', absolutePath, 'it must be an absolute path');
+  return attacher === undefined ? undefined : { attacher, nodeId, stateDirectory };
+}
+
+function readController(reader: Reader): PluginConfig['controller'] {
+  const text = reader.text('knownNodes');
+  return { knownNodes: text.split(',').filter((node) => node !== '') };
+}
+
+function readLogLevel(reader: Reader): LogLevel {
+  const text = reader.text('logLevel', 'info');
+  const level = logLevels.find((known) => known === text);
+  if (level !== undefined) return level;
+  reader.problems.push(`--log-level: it must be one of ${logLevels.join(', ')}`);
+  return 'info';
+}
+
+/** file:DIR. An S3 backend comes later: it is refused by name rather than misread. */
+function parseBackend(text: string): string {
+  if (text.startsWith('s3://')) {
+    throw new VolumeError(
+      'NOT_IMPLEMENTED',
+      'an S3 backend is not part of this version: use file:DIR',
+    );
+  }
+  const directory = /^file:(\/.*)$/.exec(text)?.[1];
+  if (directory !== undefined) return directory;
+  throw new VolumeError(
+    'INVALID_ARGUMENT',
+    'it must be file: and an absolute path, such as file:/srv/volumes',
+  );
+}
+
+/** Milliseconds of a number of seconds. */
+function parseSeconds(text: string): number {
+  if (/^\d{1,7}$/.test(text)) return Number(text) * 1000;
+  throw new VolumeError('INVALID_ARGUMENT', 'it must be a number of seconds, such as 30');
+}
+
+type Complete<Config> = { [Key in keyof Config]: Exclude<Config[Key], undefined> };
+
+/** The object when none of its values is undefined. */
+function complete<Config extends object>(config: Config): Complete<Config> | undefined {
+  return Object.values(config).includes(undefined) ? undefined : (config as Complete<Config>);
+}

@@ -1,0 +1,121 @@
+/**
+ * Everything on one machine: a supervisor with each role as a process of its own, started again when it dies. The data
+ * plane comes first and goes last.
+ */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { systemClock } from '../base/clock.ts';
+import { createLogger, type Logger } from '../base/logger.ts';
+import type { AllConfig } from '../config.ts';
+import { aborted } from './volumedriver.ts';
+
+const restartMsFirst = 200;
+const restartMsMax = 10_000;
+/** A role that ran so long starts with a short pause again when it dies. */
+const stableMs = 30_000;
+/** After SIGTERM, beyond the volumedriver's own grace period. */
+const stopMs = 60_000;
+
+export async function runAll(config: AllConfig, version: string, stop: AbortSignal): Promise<void> {
+  const logger = createLogger(config.logLevel, { role: 'all', version });
+  const roles = rolesOf(config).map((args) => new SupervisedRole(args, logger));
+  for (const role of roles) role.start();
+  await aborted(stop);
+  for (const role of roles.reverse()) await role.stop();
+}
+
+/** The arguments of each role, data plane first. */
+function rolesOf(config: AllConfig): string[][] {
+  const { dataDirectory, nodeId, passedOn } = config;
+  const level = ['--log-level', config.logLevel];
+  const name = flags(passedOn, ['driverName']);
+  return [
+    [
+      'volumedriver',
+      ...['--data-dir', `${dataDirectory}/volumedriver`, '--backend', config.backend],
+      ...['--nbd', config.nbd, '--api', config.api, '--node-id', nodeId],
+      ...flags(passedOn, ['mapMemory', 'readCache', 'reserve', 'grace']),
+      ...level,
+    ],
+    [
+      'attacher',
+      ...['--listen', config.attacher, '--state-dir', `${dataDirectory}/attacher`],
+      ...['--volumedriver', config.api],
+      ...flags(passedOn, ['reconnectDelay']),
+      ...[...name, ...level],
+    ],
+    [
+      'plugin',
+      ...['--csi', config.csi, '--attacher', config.attacher, '--volumedriver', config.api],
+      ...['--node-id', nodeId, '--known-nodes', nodeId, '--state-dir', `${dataDirectory}/node`],
+      ...[...name, ...level],
+    ],
+  ];
+}
+
+function flags(values: Readonly<Record<string, string>>, options: readonly string[]): string[] {
+  return options.flatMap((option) => {
+    const value = values[option];
+    const flag = `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+    return value === undefined ? [] : [flag, value];
+  });
+}
+
+class SupervisedRole {
+  readonly #args: readonly string[];
+  readonly #logger: Logger;
+  readonly #stopping = new AbortController();
+  #child: ChildProcess | null = null;
+  #running: Promise<void> = Promise.resolve();
+
+  constructor(args: readonly string[], logger: Logger) {
+    this.#args = args;
+    this.#logger = logger.child({ supervised: args[0] });
+  }
+
+  start(): void {
+    this.#running = this.#supervise();
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    this.#child?.kill('SIGTERM');
+    const late = new AbortController();
+    const kill = systemClock.sleep(stopMs, late.signal).then(
+      () => this.#child?.kill('SIGKILL'),
+      () => undefined,
+    );
+    await this.#running;
+    late.abort();
+    await kill;
+  }
+
+  async #supervise(): Promise<void> {
+    const { signal } = this.#stopping;
+    let waitMs = restartMsFirst;
+    while (!signal.aborted) {
+      const startedMs = systemClock.monotonicMs();
+      const how = await this.#runOnce();
+      if (signal.aborted) return;
+      if (systemClock.monotonicMs() - startedMs > stableMs) waitMs = restartMsFirst;
+      this.#logger.warn('a role ended, starting it again', { how, waitMs });
+      await systemClock.sleep(waitMs, signal).catch(() => undefined); // stop() ends the wait
+      waitMs = Math.min(2 * waitMs, restartMsMax);
+    }
+  }
+
+  async #runOnce(): Promise<string> {
+    const [, script = ''] = process.argv;
+    const child = spawn(process.execPath, [script, ...this.#args], {
+      stdio: ['ignore', 'inherit', 'inherit'],
+    });
+    this.#child = child;
+    return await new Promise((resolve) => {
+      child.once('error', (error) => {
+        resolve(error.message);
+      });
+      child.once('exit', (code, signal) => {
+        resolve(signal ?? `exit code ${String(code)}`);
+      });
+    });
+  }
+}
