@@ -25,7 +25,7 @@ export class ReplyWriter {
   #scheduled = false;
   #closed = false;
 
-  /** `onTaken` is called whenever the system has taken replies, so that the backlog is smaller. */
+  /** `onTaken` is called whenever the system has taken replies without an error. */
   constructor(socket: Socket, onTaken: () => void) {
     this.#socket = socket;
     this.#onTaken = onTaken;
@@ -78,7 +78,7 @@ export class ReplyWriter {
     if (last > 0) this.#socket.cork();
     for (const [index, part] of parts.entries()) {
       if (index < last) this.#socket.write(part);
-      else this.#socket.write(part, () => this.#taken(staging));
+      else this.#socket.write(part, (error) => this.#taken(staging, error));
     }
     if (last > 0) this.#socket.uncork();
     this.#staging = this.#spares.pop() ?? Buffer.allocUnsafeSlow(stagingBytes);
@@ -114,8 +114,9 @@ export class ReplyWriter {
     this.flush();
   }
 
-  #taken(staging: Buffer): void {
-    if (this.#closed) return;
+  #taken(staging: Buffer, error: Error | null | undefined): void {
+    // A failed write ends the connection, by the socket's error event.
+    if (this.#closed || (error !== null && error !== undefined)) return;
     if (this.#spares.length < spareStagings) this.#spares.push(staging);
     this.#onTaken();
   }

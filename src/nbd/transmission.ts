@@ -92,7 +92,11 @@ export class Transmission implements RequestSink {
     return new Promise((resolve) => this.#whenIdle.push(resolve));
   }
 
-  /** Looks again whether there is room: called when the client has taken replies. */
+  /**
+   * Looks again whether there is room: called whenever replies have been sent without an error, and only then.
+   * A connection that waits is not read, so that sending shows first whether its client is gone: what a dead
+   * client had asked for must not be done later, over what its successor wrote.
+   */
   wake(): void {
     if (this.#stalled && !this.isFull()) this.#events.resume();
   }
@@ -157,7 +161,7 @@ export class Transmission implements RequestSink {
     owner.release();
     this.#inFlightRequests -= 1;
     this.#inFlightBytes -= costOf(header);
-    if (this.#stalled) this.wake();
+    // A stopped parser goes on in `wake`, when the reply has left: see there.
     if (this.#inFlightRequests === 0 && this.#whenIdle.length > 0) {
       for (const resolve of this.#whenIdle.splice(0)) resolve();
     }
