@@ -54,6 +54,7 @@ const pool = new PagePool({
 });
 let released = 0;
 let peakRss = 0;
+let cpuBefore = 0;
 
 function open(root: PersistedRoot | null): VolumeMap {
   return new VolumeMap({
@@ -72,11 +73,14 @@ function open(root: PersistedRoot | null): VolumeMap {
 
 function say(what: string, operations: number, startMs: number): void {
   const ms = performance.now() - startMs;
+  const cpu = process.cpuUsage();
+  const cpuSeconds = ((cpu.user + cpu.system - cpuBefore) / 1e6).toFixed(2);
+  cpuBefore = cpu.user + cpu.system;
   const rss = process.memoryUsage.rss();
   peakRss = Math.max(peakRss, rss);
   const rate = Math.round(operations / ms);
   process.stdout.write(
-    `${what.padEnd(52)} ${(ms / 1000).toFixed(2).padStart(8)} s ${String(rate).padStart(8)} k/s` +
+    `${what.padEnd(52)} ${(ms / 1000).toFixed(2).padStart(8)} s cpu ${cpuSeconds} s ${String(rate).padStart(8)} k/s` +
       `  rss ${Math.round(rss / 2 ** 20)} MiB\n`,
   );
 }

@@ -279,6 +279,9 @@ export class MapWorld {
       root,
       interval: this.interval,
       clock: this.clock,
+      // Turns so short that commands come between all steps of the background work.
+      pagesPerTurn: 3,
+      queueClustersMax: 5000,
       onRelease: (objectId, index, since) => {
         const key = keyOf({ objectId, index });
         if (this.#isPage(objectId) && !this.backend.objects.has(objectId)) {

@@ -22,6 +22,8 @@ export class FrozenTree implements FrozenMap {
   readonly #reader: MapReader;
   #root: MapRoot | undefined;
   #released = false;
+  /** Look-ups under way. */
+  #readers = 0;
   #failure: VolumeError | undefined;
   /** Those who asked to hold the root before it was there. */
   readonly #holders: PromiseWithResolvers<MapRoot>[] = [];
@@ -42,9 +44,14 @@ export class FrozenTree implements FrozenMap {
   /** Takes over the root's reference. */
   apply(root: MapRoot): void {
     for (const holder of this.#holders.splice(0)) holder.resolve(shareRoot(this.#pool, root));
-    if (this.#released) this.#pool.dropEntry(root.words, 0);
-    else this.#root = root;
+    this.#root = root;
+    this.#dropUnread();
     this.#resolve();
+  }
+
+  /** Whether it was frozen from the map that reads with `reader`. */
+  isOf(reader: MapReader): boolean {
+    return reader === this.#reader;
   }
 
   fail(error: VolumeError): void {
@@ -71,17 +78,46 @@ export class FrozenTree implements FrozenMap {
 
   lookup(cluster: number, count: number): MappedRun[] | Promise<MappedRun[]> {
     assert(!this.#released, 'a frozen map is read before its release');
-    const root = this.#root;
-    if (root === undefined) return this.applied.then(() => this.lookup(cluster, count));
-    return this.#reader.lookup(cluster, count, (at, end, runs) =>
-      this.#reader.readLeaf(root, at, end, runs),
-    );
+    if (this.#root === undefined) return this.#lookupLater(cluster, count);
+    return this.#lookupNow(this.#root, cluster, count);
   }
 
   release(): void {
     if (this.#released) return;
     this.#released = true;
-    if (this.#root !== undefined) this.#pool.dropEntry(this.#root.words, 0);
+    this.#dropUnread();
+  }
+
+  #lookupNow(root: MapRoot, cluster: number, count: number): MappedRun[] | Promise<MappedRun[]> {
+    const answer = this.#reader.lookup(cluster, count, (at, end, runs) =>
+      this.#reader.readLeaf(root, at, end, runs),
+    );
+    return Array.isArray(answer) ? answer : this.#reading(answer);
+  }
+
+  async #lookupLater(cluster: number, count: number): Promise<MappedRun[]> {
+    return await this.#reading(
+      this.applied.then(() => {
+        assert(this.#root !== undefined, 'a root is kept for those who wait for it');
+        return this.#lookupNow(this.#root, cluster, count);
+      }),
+    );
+  }
+
+  /** Keeps the root until the answer is there: a release meanwhile must not turn it into holes. */
+  async #reading<T>(answer: Promise<T>): Promise<T> {
+    this.#readers++;
+    try {
+      return await answer;
+    } finally {
+      this.#readers--;
+      this.#dropUnread();
+    }
+  }
+
+  #dropUnread(): void {
+    if (!this.#released || this.#readers > 0 || this.#root === undefined) return;
+    this.#pool.dropEntry(this.#root.words, 0);
     this.#root = undefined;
   }
 }

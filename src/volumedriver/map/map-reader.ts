@@ -114,7 +114,8 @@ export class MapReader {
 
   async #loadLater(walk: Walk): Promise<MappedRun[]> {
     await this.#pool.reading.enter();
-    return this.#finish(walk, new PageSession(this.#pool, this.#source), Promise.resolve());
+    const session = new PageSession(this.#pool, this.#source);
+    return await this.#finish(walk, session, Promise.resolve());
   }
 
   /** Goes on after `loading`; ends the session. */

@@ -398,36 +398,50 @@ export class PagePool {
     for (let frame = first + frames - 1; frame >= first; frame--) this.#free.push(frame);
   }
 
-  /** The clock. Two rounds pass every touched frame once; after a third, all are in use, which is our mistake. */
+  /**
+   * The clock. Two rounds pass every touched frame once; after a third, all are in use, which is our mistake, or dirty
+   * pages can't be spilled, which is then thrown: as long as there are clean pages to drop, a full disk hurts nobody.
+   */
   #evict(): number {
+    let failure: { error: unknown } | undefined;
     for (let tries = this.framesMax * 3; tries > 0; tries--) {
       const frame = this.#hand;
       this.#hand = frame + 1 === this.framesMax ? 0 : frame + 1;
-      const kind = this.#kind[frame];
-      if (kind === frameKinds.loading || (this.#pins[frame] ?? 0) > 0) continue;
-      const touched = this.#touched[frame] ?? 0;
-      if (touched === this.#operation) continue;
-      if (touched !== 0) {
-        this.#touched[frame] = 0;
-        continue;
-      }
-      if (kind === frameKinds.clean) this.#clean.delete(frame);
-      else if (kind === frameKinds.dirty) this.#spillPage(frame);
+      if (!this.#isEvictable(frame)) continue;
+      if (this.#kind[frame] === frameKinds.clean) this.#clean.delete(frame);
+      else if (failure === undefined) failure = this.#spillPage(frame);
+      if (failure !== undefined && this.#kind[frame] === frameKinds.dirty) continue;
       this.#kind[frame] = frameKinds.free;
       return frame;
     }
-    assert(false, 'operations leave frames to evict');
+    assert(failure !== undefined, 'operations leave frames to evict');
+    throw failure.error;
   }
 
-  #spillPage(frame: number): void {
+  /** Takes the mark of its last use off a frame that the hand passes. */
+  #isEvictable(frame: number): boolean {
+    if (this.#kind[frame] === frameKinds.loading || (this.#pins[frame] ?? 0) > 0) return false;
+    const touched = this.#touched[frame] ?? 0;
+    if (touched === 0) return true;
+    if (touched !== this.#operation) this.#touched[frame] = 0;
+    return false;
+  }
+
+  /** What went wrong, if it did: then the page stays. */
+  #spillPage(frame: number): { error: unknown } | undefined {
     const { dirty } = this;
     const slot = this.#slot[frame] ?? 0;
     if (dirty.spilled[slot] !== 1) {
       const nonce = dirty.nonce[slot] ?? 0;
-      dirty.spillCheck[slot] = this.#spill.write(slot, bytesOf(this.words(frame)), nonce);
+      try {
+        dirty.spillCheck[slot] = this.#spill.write(slot, bytesOf(this.words(frame)), nonce);
+      } catch (error) {
+        return { error };
+      }
       dirty.spilled[slot] = 1;
     }
     dirty.frame[slot] = -1;
+    return undefined;
   }
 }
 

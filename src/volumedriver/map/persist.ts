@@ -32,14 +32,14 @@ export interface PersistOptions {
   readonly writer: MapObjectWriter;
   readonly clock: Clock;
   readonly onRelease: OnRelease;
+  /** Pages written or settled before others may run. */
+  readonly pagesPerTurn: number;
 }
 
-/** Pages written or settled before others may run: about a millisecond. */
-const pagesPerTurn = 256;
 /** Objects being stored at once. */
 const writesMax = 2;
-/** Bytes of pages that wait in objects not yet full; beyond it the fullest is written as it is. */
-const openPagesMax = 2 * objectClustersMax;
+/** Pages that wait in objects not yet full: beyond it the fullest is written as it is. */
+const openPagesMax = objectClustersMax;
 const pagesPerChunk = 256;
 
 export async function persistRoots(options: PersistOptions): Promise<(PersistedRoot | null)[]> {
@@ -104,7 +104,7 @@ class PersistRun {
     if (root.words[1] !== dirtyWriter) return;
     this.#enter(pool.slotOf(root.words, 0));
     while (this.#depth > 0) {
-      const until = this.#placed.length + pagesPerTurn;
+      const until = this.#placed.length + this.#options.pagesPerTurn;
       while (this.#depth > 0 && this.#placed.length < until && this.#full.length === 0)
         this.#step();
       await this.#store();
@@ -122,7 +122,7 @@ class PersistRun {
 
   /** From now on the written pages are found where they are stored. */
   async settle(): Promise<void> {
-    const { pool, onRelease, clock } = this.#options;
+    const { pool, onRelease, clock, pagesPerTurn } = this.#options;
     const { dirty } = pool;
     for (const slot of this.#placed) {
       const since = dirty.since[slot] ?? stillCurrent;

@@ -23,6 +23,8 @@ export interface SubtreeReleaserOptions {
   readonly onRelease: OnRelease;
   /** A subtree can't be read: what it holds is never reported, so its space is lost but nothing else is wrong. */
   readonly onLeak: (error: unknown) => void;
+  /** Pages visited before others may run. */
+  readonly pagesPerTurn: number;
 }
 
 /** Pages of one level that are still to be visited: the entries from `at` on. */
@@ -40,8 +42,6 @@ interface Cut {
 
 /** Loads under way at once. */
 const walkersMax = 4;
-/** Pages between two pauses in which others may run. */
-const pagesPerTurn = 64;
 
 export class SubtreeReleaser {
   readonly #options: SubtreeReleaserOptions;
@@ -100,7 +100,7 @@ export class SubtreeReleaser {
       this.#walking.set(entry, rest.cut);
       await this.#visit(entry, rest);
       this.#walking.delete(entry);
-      if (pages % pagesPerTurn === 0) await this.#sleep(0);
+      if (pages % this.#options.pagesPerTurn === 0) await this.#sleep(0);
     }
     this.#walkers--;
     if (this.#walkers > 0) return;

@@ -45,9 +45,12 @@ export interface VolumeMapOptions {
   readonly clock: Clock;
   /** How many clusters may be queued before pressure() asks to wait; 65536 unless given. */
   readonly queueClustersMax?: number;
+  /** Pages that background work deals with before it lets others run; 256 (about a millisecond) unless given. */
+  readonly pagesPerTurn?: number;
 }
 
 const queueClustersMax = 65_536;
+const pagesPerTurn = 256;
 /** Cut subtrees beyond this number make pressure() ask to wait. */
 const cutsMax = 4096;
 
@@ -59,6 +62,7 @@ export class VolumeMap {
   readonly #releaser: SubtreeReleaser;
   readonly #queue: UpdateQueue;
   readonly #pending = new PendingChanges();
+  readonly #pagesPerTurn: number;
   /** What operations work on. */
   readonly #parts: { readonly tree: MapTree; readonly pending: PendingChanges };
   readonly #readHead: (cluster: number, end: number, runs: RunCollector) => MissingPage | undefined;
@@ -78,7 +82,15 @@ export class VolumeMap {
     this.#interval = options.interval;
     this.#reader = new MapReader(pool, source, clock);
     const onLeak = options.onLeak ?? ((): void => undefined);
-    this.#releaser = new SubtreeReleaser({ pool, source, clock, onRelease, onLeak });
+    this.#pagesPerTurn = options.pagesPerTurn ?? pagesPerTurn;
+    this.#releaser = new SubtreeReleaser({
+      pool,
+      source,
+      clock,
+      onRelease,
+      onLeak,
+      pagesPerTurn: this.#pagesPerTurn,
+    });
     this.#queue = new UpdateQueue({
       pool,
       source,
@@ -230,14 +242,18 @@ export class VolumeMap {
     targets: readonly FrozenMap[],
     writer: MapObjectWriter,
   ): Promise<(PersistedRoot | null)[]> {
-    const held = targets.map((target) => {
-      assert(target instanceof FrozenTree, 'a frozen map comes from freeze()');
-      return target.hold();
-    });
+    const held = targets.map((target) => this.#ownTree(target).hold());
     const done = this.#persisting.then(async () => {
       const roots = await holdAll(this.#pool, held);
       const { clock, onRelease } = this.#options;
-      return await persistRoots({ pool: this.#pool, roots, writer, clock, onRelease });
+      return await persistRoots({
+        pool: this.#pool,
+        roots,
+        writer,
+        clock,
+        onRelease,
+        pagesPerTurn: this.#pagesPerTurn,
+      });
     });
     this.#persisting = done.catch(() => undefined);
     return done;
@@ -255,8 +271,15 @@ export class VolumeMap {
   #rootOf(root: FrozenMap | PersistedRoot | null): MapRoot {
     if (root === null) return emptyRoot();
     if (!('lookup' in root)) return decodeRoot(root);
-    assert(root instanceof FrozenTree, 'a frozen map comes from freeze()');
-    return root.share();
+    return this.#ownTree(root).share();
+  }
+
+  #ownTree(frozen: FrozenMap): FrozenTree {
+    assert(
+      frozen instanceof FrozenTree && frozen.isOf(this.#reader),
+      'a frozen map comes from freeze() of the same map',
+    );
+    return frozen;
   }
 
   #check(): void {
