@@ -3,7 +3,7 @@
  * "N passed, N failed, N skipped". Arguments: names of suites; all of them without.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { SuiteCounts } from '../test/support/jest-reporter.ts';
@@ -52,19 +52,27 @@ async function runSuite(suite: Suite, files: readonly string[]): Promise<SuiteRe
   print(`\n== ${suite.name} (${files.length} test files, budget ${suite.budgetMinutes} min)`);
   const started = performance.now();
   const limitMs = 2 * suite.budgetMinutes * 60_000;
+  const treeBefore = readdirSync(root);
   const sandbox = createSandbox();
   const parts = await Promise.all((suite.checks ?? []).map((check) => runCheck(check, limitMs)));
   if (files.length > 0 && !interrupted) {
     const leftMs = Math.max(limitMs - (performance.now() - started), 1000);
     parts.push(await runJest(files, suite.inBand, { ...sandbox.environment }, leftMs));
   }
-  const leftovers = await removeLeftovers(sandbox);
+  const leftovers = [...(await removeLeftovers(sandbox)), ...newInRepository(treeBefore)];
   for (const leftover of leftovers) print(`LEFT BEHIND ${leftover}`);
   if (leftovers.length > 0) parts.push({ ...none(), failed: 1 });
   const seconds = Math.round((performance.now() - started) / 1000);
   const result = { ...add(parts), suite, seconds };
   print(`== ${suite.name}: ${summary(result)}`);
   return result;
+}
+
+/** Some programs write into the folder that they are started in. What is found there is left for its author to see. */
+function newInRepository(before: readonly string[]): string[] {
+  return readdirSync(root)
+    .filter((name) => !before.includes(name) && !/^(dist|dist\.new\..*|coverage)$/.test(name))
+    .map((name) => `file in the repository: ${name}`);
 }
 
 async function runCheck(check: Check, limitMs: number): Promise<SuiteCounts> {
