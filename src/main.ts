@@ -52,78 +52,78 @@ function role(name: string, description: string): Command {
   return program
     .command(name)
     .description(description)
-    .option('--log-level LEVEL', 'error, warn, info or debug (default: info)');
+    .option('--log-level <LEVEL>', 'error, warn, info or debug (default: info)');
 }
 
 const driverName: [string, string] = [
-  '--driver-name NAME',
+  '--driver-name <NAME>',
   `the CSI driver's name (default: ${defaultDriverName})`,
 ];
 
 role('volumedriver', 'serve the volumes of one backend on this node')
-  .option('--data-dir DIR', 'local log and cache; one process at a time')
-  .option('--backend BACKEND', 'where volumes live: file:DIR')
-  .option('--nbd ADDRESS', 'where NBD is served: unix:PATH or tcp:HOST:PORT on loopback')
-  .option('--api ENDPOINT', 'where the API is served: unix:PATH or tcp:HOST:PORT on loopback')
-  .option('--node-id ID', 'the name of this node (default: localhost)')
-  .option('--map-memory SIZE', 'memory for the maps of all volumes (default: 256MiB)')
+  .option('--data-dir <DIR>', 'local log and cache; one process at a time')
+  .option('--backend <BACKEND>', 'where volumes live: file:DIR')
+  .option('--nbd <ADDRESS>', 'where NBD is served: unix:PATH or tcp:HOST:PORT on loopback')
+  .option('--api <ENDPOINT>', 'where the API is served: unix:PATH or tcp:HOST:PORT on loopback')
+  .option('--node-id <ID>', 'the name of this node (default: localhost)')
+  .option('--map-memory <SIZE>', 'memory for the maps of all volumes (default: 256MiB)')
   .option(
-    '--read-cache SIZE',
+    '--read-cache <SIZE>',
     'memory for reads from a backend that is not local (default: 128MiB)',
   )
   .option(
-    '--reserve SIZE',
+    '--reserve <SIZE>',
     'disk space kept so that a full disk can be cleaned up (default: 64MiB)',
   )
-  .option('--grace SECONDS', 'how long clients are served after SIGTERM (default: 30)')
+  .option('--grace <SECONDS>', 'how long clients are served after SIGTERM (default: 30)')
   .action(action(parseVolumedriver, runVolumedriver));
 
 role('attacher', "own this node's block devices")
-  .option('--listen ENDPOINT', 'where its API is served: unix:PATH')
-  .option('--state-dir DIR', 'records of devices; survives restarts')
-  .option('--volumedriver ENDPOINT', 'the API of the volumedriver on this node')
-  .option('--reconnect-delay SECONDS', 'how long I/O waits for a lost volumedriver (default: 3600)')
+  .option('--listen <ENDPOINT>', 'where its API is served: unix:PATH')
+  .option('--state-dir <DIR>', 'records of devices; survives restarts')
+  .option('--volumedriver <ENDPOINT>', 'the API of the volumedriver on this node')
+  .option('--reconnect-delay <SECONDS>', 'how long I/O waits for a lost volumedriver (default: 3600)')
   .option(...driverName)
   .action(action(parseAttacher, runAttacher));
 
 role('node', 'serve the CSI Node service')
-  .option('--csi ENDPOINT', 'the CSI socket: unix:PATH')
-  .option('--attacher ENDPOINT', 'the API of the attacher on this node')
-  .option('--volumedriver ENDPOINT', 'the API of the volumedriver on this node')
-  .option('--node-id ID', 'the name of this node')
-  .option('--state-dir DIR', 'records of staged volumes; survives reboots')
+  .option('--csi <ENDPOINT>', 'the CSI socket: unix:PATH')
+  .option('--attacher <ENDPOINT>', 'the API of the attacher on this node')
+  .option('--volumedriver <ENDPOINT>', 'the API of the volumedriver on this node')
+  .option('--node-id <ID>', 'the name of this node')
+  .option('--state-dir <DIR>', 'records of staged volumes; survives reboots')
   .option(...driverName)
   .action(action(parseNode, runPlugin));
 
 role('controller', 'serve the CSI Controller service')
-  .option('--csi ENDPOINT', 'the CSI socket: unix:PATH')
-  .option('--volumedriver ENDPOINT', 'the API of a volumedriver')
-  .option('--known-nodes IDS', 'nodes that volumes may be published to, with commas between')
+  .option('--csi <ENDPOINT>', 'the CSI socket: unix:PATH')
+  .option('--volumedriver <ENDPOINT>', 'the API of a volumedriver')
+  .option('--known-nodes <IDS>', 'nodes that volumes may be published to, with commas between')
   .option(...driverName)
   .action(action(parseController, runPlugin));
 
 role('plugin', 'serve node and controller on one CSI socket, for one machine')
-  .option('--csi ENDPOINT', 'the CSI socket: unix:PATH')
-  .option('--attacher ENDPOINT', 'the API of the attacher on this node')
-  .option('--volumedriver ENDPOINT', 'the API of the volumedriver on this node')
-  .option('--node-id ID', 'the name of this node')
-  .option('--known-nodes IDS', 'nodes that volumes may be published to, with commas between')
-  .option('--state-dir DIR', 'records of staged volumes; survives reboots')
+  .option('--csi <ENDPOINT>', 'the CSI socket: unix:PATH')
+  .option('--attacher <ENDPOINT>', 'the API of the attacher on this node')
+  .option('--volumedriver <ENDPOINT>', 'the API of the volumedriver on this node')
+  .option('--node-id <ID>', 'the name of this node')
+  .option('--known-nodes <IDS>', 'nodes that volumes may be published to, with commas between')
+  .option('--state-dir <DIR>', 'records of staged volumes; survives reboots')
   .option(...driverName)
   .action(action(parsePlugin, runPlugin));
 
 role('all', 'supervise every role on one machine, each as a process of its own')
-  .option('--data-dir DIR', 'everything local: logs, records and sockets (run/)')
-  .option('--backend BACKEND', 'where volumes live: file:DIR')
-  .option('--csi ENDPOINT', 'the CSI socket: unix:PATH')
-  .option('--node-id ID', 'the name of this node')
-  .option('--nbd ADDRESS', 'where NBD is served (default: unix:DIR/run/nbd.sock)')
-  .option('--api ENDPOINT', 'where the API is served (default: unix:DIR/run/api.sock)')
-  .option('--map-memory SIZE', 'see volumedriver')
-  .option('--read-cache SIZE', 'see volumedriver')
-  .option('--reserve SIZE', 'see volumedriver')
-  .option('--grace SECONDS', 'see volumedriver')
-  .option('--reconnect-delay SECONDS', 'see attacher')
+  .option('--data-dir <DIR>', 'everything local: logs, records and sockets (run/)')
+  .option('--backend <BACKEND>', 'where volumes live: file:DIR')
+  .option('--csi <ENDPOINT>', 'the CSI socket: unix:PATH')
+  .option('--node-id <ID>', 'the name of this node')
+  .option('--nbd <ADDRESS>', 'where NBD is served (default: unix:DIR/run/nbd.sock)')
+  .option('--api <ENDPOINT>', 'where the API is served (default: unix:DIR/run/api.sock)')
+  .option('--map-memory <SIZE>', 'see volumedriver')
+  .option('--read-cache <SIZE>', 'see volumedriver')
+  .option('--reserve <SIZE>', 'see volumedriver')
+  .option('--grace <SECONDS>', 'see volumedriver')
+  .option('--reconnect-delay <SECONDS>', 'see attacher')
   .option(...driverName)
   .action(action(parseAll, runAll));
 

@@ -46,14 +46,19 @@ function adapt(logger: winston.Logger): Logger {
 function printable(fields: LogFields | undefined): LogFields {
   if (fields === undefined) return {};
   return Object.fromEntries(
-    Object.entries(fields).map(([key, value]) => [key, value instanceof Error ? describeError(value) : value]),
+    Object.entries(fields).map(([key, value]) => [
+      key,
+      value instanceof Error ? describeError(value) : value,
+    ]),
   );
 }
 
 /** An error's message followed by those of its causes. */
 export function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
-  return error.cause === undefined ? error.message : `${error.message}: ${describeError(error.cause)}`;
+  return error.cause === undefined
+    ? error.message
+    : `${error.message}: ${describeError(error.cause)}`;
 }
 
 export const silentLogger: Logger = {

@@ -3,6 +3,9 @@
  * plane comes first and goes last.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
+import { AttacherClient } from '../api/attacher-client.ts';
+import { parseEndpoint } from '../api/endpoint.ts';
+import { VolumedriverClient } from '../api/volumedriver-client.ts';
 import { systemClock } from '../base/clock.ts';
 import { createLogger, type Logger } from '../base/logger.ts';
 import type { AllConfig } from '../config.ts';
@@ -14,13 +17,42 @@ const restartMsMax = 10_000;
 const stableMs = 30_000;
 /** After SIGTERM, beyond the volumedriver's own grace period. */
 const stopMs = 60_000;
+/** How long the CSI socket waits for the data plane at the start. */
+const readyMs = 60_000;
+const readyPollMs = 100;
 
 export async function runAll(config: AllConfig, version: string, stop: AbortSignal): Promise<void> {
   const logger = createLogger(config.logLevel, { role: 'all', version });
   const roles = rolesOf(config).map((args) => new SupervisedRole(args, logger));
-  for (const role of roles) role.start();
+  const [volumedriver, attacher, plugin] = roles;
+  volumedriver?.start();
+  attacher?.start();
+  // A CSI socket that is there answers: nothing on one machine waits for Probe first.
+  await dataPlaneReady(config, logger, stop);
+  if (!stop.aborted) plugin?.start();
   await aborted(stop);
   for (const role of roles.reverse()) await role.stop();
+}
+
+async function dataPlaneReady(config: AllConfig, logger: Logger, stop: AbortSignal): Promise<void> {
+  const volumes = new VolumedriverClient(parseEndpoint(config.api), { timeoutMs: readyPollMs });
+  const devices = new AttacherClient(parseEndpoint(config.attacher), { timeoutMs: readyPollMs });
+  const giveUpMs = systemClock.monotonicMs() + readyMs;
+  try {
+    while (!stop.aborted && systemClock.monotonicMs() < giveUpMs) {
+      try {
+        await devices.listDevices();
+        if ((await volumes.info()).ready) return;
+      } catch (error) {
+        logger.debug('waiting for the data plane', { error });
+      }
+      await systemClock.sleep(readyPollMs, stop).catch(() => undefined); // stopped: the loop ends
+    }
+  } finally {
+    volumes.close();
+    devices.close();
+  }
+  if (!stop.aborted) logger.warn('the data plane is not ready yet', { afterMs: readyMs });
 }
 
 /** The arguments of each role, data plane first. */
@@ -95,7 +127,7 @@ class SupervisedRole {
     while (!signal.aborted) {
       const startedMs = systemClock.monotonicMs();
       const how = await this.#runOnce();
-      if (signal.aborted) return;
+      if (this.#stopping.signal.aborted) return;
       if (systemClock.monotonicMs() - startedMs > stableMs) waitMs = restartMsFirst;
       this.#logger.warn('a role ended, starting it again', { how, waitMs });
       await systemClock.sleep(waitMs, signal).catch(() => undefined); // stop() ends the wait
@@ -104,7 +136,7 @@ class SupervisedRole {
   }
 
   async #runOnce(): Promise<string> {
-    const [, script = ''] = process.argv;
+    const script = process.argv[1] ?? '';
     const child = spawn(process.execPath, [script, ...this.#args], {
       stdio: ['ignore', 'inherit', 'inherit'],
     });
