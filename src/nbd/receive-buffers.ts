@@ -4,6 +4,9 @@
  * when the write is done; only then is the memory used again.
  */
 
+import { SlabArena } from '../base/buffer-arena.ts';
+import { BufferPool } from '../base/buffer-pool.ts';
+
 export interface PayloadOwner {
   retain(): void;
   release(): void;
@@ -20,8 +23,6 @@ const maxArenasInUse = 128;
 const minRoomBytes = 128 * kibi;
 /** So much of a payload must be missing for it to be received straight into its own buffer. */
 export const minDirectBytes = 64 * kibi;
-const smallestPooledBytes = 64 * kibi;
-const largestPooledBytes = 4096 * kibi;
 
 /** How many arenas of a connection are in use: retained by somebody. */
 interface ArenaCount {
@@ -98,38 +99,20 @@ export class ReceiveBuffers {
   }
 }
 
-/** Buffers for payloads that span chunks, shared by all connections, in powers of two. */
+/** Buffers for payloads that span chunks, on loan from one pool for all connections. */
 export class PayloadPool {
-  readonly #free = new Map<number, Buffer[]>();
-  readonly #maxBytes: number;
-  #freeBytes = 0;
+  readonly #pool: BufferPool;
 
   constructor(maxBytes: number) {
-    this.#maxBytes = maxBytes;
+    this.#pool = new BufferPool({ arena: new SlabArena({ bytesMax: maxBytes }) });
   }
 
   take(length: number): { bytes: Buffer; owner: PayloadOwner } {
-    const capacity = capacityFor(length);
-    if (capacity === null) return { bytes: Buffer.allocUnsafeSlow(length), owner: unpooled };
-    const pooled = this.#free.get(capacity)?.pop();
-    if (pooled !== undefined) this.#freeBytes -= capacity;
-    const whole = pooled ?? Buffer.allocUnsafeSlow(capacity);
-    const owner: PayloadOwner = { retain: () => undefined, release: () => this.#give(whole) };
-    return { bytes: whole.subarray(0, length), owner };
+    const lease = this.#pool.alloc(length);
+    const release = (): void => {
+      lease.end();
+      lease.free();
+    };
+    return { bytes: lease.begin(), owner: { retain: () => undefined, release } };
   }
-
-  #give(whole: Buffer): void {
-    if (this.#freeBytes + whole.length > this.#maxBytes) return;
-    this.#freeBytes += whole.length;
-    const free = this.#free.get(whole.length);
-    if (free === undefined) this.#free.set(whole.length, [whole]);
-    else free.push(whole);
-  }
-}
-
-function capacityFor(length: number): number | null {
-  if (length > largestPooledBytes || length < smallestPooledBytes / 2) return null;
-  let capacity = smallestPooledBytes;
-  while (capacity < length) capacity *= 2;
-  return capacity;
 }
