@@ -44,7 +44,7 @@ type Method = (...args: unknown[]) => Promise<unknown>;
 /** The engine's side: answers calls that come through the port. Anything but a VolumeError is our mistake: it is thrown. */
 export function serveThroughPort(port: MessagePort, service: VolumeService): void {
   const methods = new Map<string, Method>(
-    serviceMethods.map((name) => [name, (service[name] as Method).bind(service)]),
+    serviceMethods.map((name) => [name, service[name].bind(service) as Method]),
   );
   port.on('message', (message: Call) => {
     const method = methods.get(message.method);
@@ -92,5 +92,5 @@ export function serviceThroughPort(port: MessagePort): VolumeService {
     method,
     (...args: unknown[]) => call(method, args),
   ]);
-  return Object.fromEntries(entries) as unknown as VolumeService;
+  return Object.fromEntries(entries) as VolumeService;
 }

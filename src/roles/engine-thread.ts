@@ -49,7 +49,7 @@ async function main(): Promise<void> {
 }
 
 async function start({ config, version, port }: EngineThreadData): Promise<{
-  close(): Promise<void>;
+  close: () => Promise<void>;
 }> {
   const logger = createLogger(config.logLevel, {
     role: 'volumedriver',

@@ -122,11 +122,11 @@ export class Checkpointer {
     doomed: number[];
     replayFrom: number;
   }> {
-    const { image, log, holdWrites, commitQueued } = this.#parts;
+    const { image, log } = this.#parts;
     await image.map.drained(); // most of the wait, with writers still going on
-    holdWrites(true);
+    this.#parts.holdWrites(true);
     try {
-      commitQueued();
+      this.#parts.commitQueued();
       await image.map.drained();
       const replayFrom = log.roll() + 1;
       this.#doomed.push(...image.accounts.takeDoomed());
@@ -140,7 +140,7 @@ export class Checkpointer {
       const accounts = image.beginCut();
       return { head, frozen, snapshots, accounts, state, doomed: [...this.#doomed], replayFrom };
     } finally {
-      holdWrites(false);
+      this.#parts.holdWrites(false);
     }
   }
 

@@ -134,7 +134,7 @@ export class ObjectReader {
     return Promise.all(missing.map(async (window) => await this.#window(objectId, window))).then(
       (windows) => {
         windows.forEach((bytes, i) => {
-          copyWindow(bytes, missing[i] ?? 0, index, into, objectId);
+          copyWindow(bytes, missing[i] ?? 0, { objectId, index, into });
         });
       },
     );
@@ -153,7 +153,7 @@ export class ObjectReader {
       }
       this.#cache.delete(key);
       this.#cache.set(key, bytes);
-      copyWindow(bytes, window, index, into, objectId);
+      copyWindow(bytes, window, { objectId, index, into });
     }
     return missing;
   }
@@ -186,14 +186,14 @@ export class ObjectReader {
   }
 }
 
+interface ObjectRead {
+  objectId: number;
+  index: number;
+  into: Uint8Array;
+}
+
 /** Copies the part of a window that belongs to the read of `into` from cluster `index`. */
-function copyWindow(
-  bytes: Buffer,
-  window: number,
-  index: number,
-  into: Uint8Array,
-  objectId: number,
-): void {
+function copyWindow(bytes: Buffer, window: number, { objectId, index, into }: ObjectRead): void {
   const from = Math.max(index, window * windowClusters);
   const to = Math.min(index + into.length / clusterBytes, (window + 1) * windowClusters);
   const start = (from - window * windowClusters) * clusterBytes;

@@ -4,7 +4,13 @@
  */
 import { assert } from '../base/assert.ts';
 import { VolumeError } from '../volumes/errors.ts';
-import type { SnapshotState, StateChange, VolumeState } from './format/control.ts';
+import {
+  parseControl,
+  type SnapshotState,
+  type StateChange,
+  type VolumeState,
+} from './format/control.ts';
+import type { LogRecord } from './format/record.ts';
 
 export type { SnapshotState, StateChange, VolumeState } from './format/control.ts';
 
@@ -41,6 +47,16 @@ export function applyChange(state: VolumeState | null, change: StateChange): Vol
     default:
       return applySnapshotChange(state, change);
   }
+}
+
+/** The state after a record of any kind, for readers that need no map. CORRUPT as applyChange. */
+export function foldRecord(state: VolumeState | null, record: LogRecord): VolumeState | null {
+  if (record.type === 'write' || record.type === 'range') {
+    return state === null ? null : { ...state, written: true };
+  }
+  if (record.type !== 'control') return state;
+  const control = parseControl(record.payload);
+  return control.kind === 'checkpoint' ? state : applyChange(state, control);
 }
 
 type SnapshotChange = Extract<

@@ -11,7 +11,7 @@ import type { PagePool } from './map/page-pool.ts';
 import type { PageSource, PersistedRoot } from './map/page.ts';
 import { VolumeMap, type MappedRun } from './map/volume-map.ts';
 import { SnapshotMap } from './snapshot-map.ts';
-import { SpaceAccounts } from './space-accounts.ts';
+import type { SpaceAccounts } from './space-accounts.ts';
 import { applyChange } from './state.ts';
 
 /** Something that can be read: the head, or a snapshot. */
@@ -194,9 +194,11 @@ export class VolumeImage {
     sizeBytes: number,
     onRelease: (objectId: number, index: number, since: number) => void,
   ): VolumeMap {
-    const { pool, reader, clock, onFailure } = this.#options;
+    const options = this.#options;
+    const { pool, reader, clock } = options;
     const source: PageSource = {
-      read: (objectId, index, into) => reader.read(objectId, index, into),
+      read: (objectId: number, index: number, into: Uint8Array) =>
+        reader.read(objectId, index, into),
     };
     return new VolumeMap({
       pool,
@@ -205,7 +207,9 @@ export class VolumeImage {
       root,
       interval: this.#state.snapshotNumber,
       onRelease,
-      onFailure,
+      onFailure: (error) => {
+        options.onFailure(error);
+      },
       clock,
     });
   }

@@ -215,7 +215,8 @@ export class WritePath {
   #fail(group: Group, error: unknown): void {
     if (!(error instanceof VolumeError)) throw error; // our own mistake: the process must not go on
     const next = this.#queue[0];
-    const partial = next?.data != null && (group.finished.length === 0 || group.staged > 0);
+    const partial =
+      next?.data instanceof Buffer && (group.finished.length === 0 || group.staged > 0);
     const failed = partial ? [...group.finished, next] : group.finished;
     if (partial) this.#queue.shift();
     for (const operation of failed) operation.reject(error);

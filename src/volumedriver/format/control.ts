@@ -121,10 +121,9 @@ const changeSchemas = [
 ] as const;
 
 const controlSchema = z.discriminatedUnion('kind', [checkpointSchema, ...changeSchemas]);
-const changeSchema = z.discriminatedUnion('kind', changeSchemas);
 
 export type ControlRecord = z.infer<typeof controlSchema>;
-export type StateChange = z.infer<typeof changeSchema>;
+export type StateChange = z.infer<(typeof changeSchemas)[number]>;
 
 /** CORRUPT when the payload is not a control record of this version. */
 export function parseControl(payload: unknown): ControlRecord {

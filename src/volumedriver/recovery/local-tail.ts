@@ -70,19 +70,24 @@ function kindOf(
   last: TlogHeader | null,
   nonces: ReadonlySet<string>,
 ): 'tail' | 'obsolete' | 'overtaken' {
-  const lastSlot = last?.slot ?? 0;
-  const beyond = log.tlogs.filter(({ header }) => header.slot > lastSlot);
-  const replaced = last !== null && log.tlogs.some(({ header }) => header.nonce === last.replaces);
-  if (replaced || log.tlogs.length === 0) return 'obsolete';
-  const first = beyond[0]?.header;
-  if (first === undefined) {
-    const own = log.tlogs.find(({ header }) => header.slot === lastSlot);
-    return own === undefined || own.header.nonce === last?.nonce ? 'obsolete' : 'overtaken';
-  }
-  if (first.replaces !== noNonce && nonces.has(first.replaces)) return 'obsolete';
-  const follows = first.slot === lastSlot + 1 && first.previous === linkOf(last?.nonce ?? noNonce);
-  if (!follows) return 'overtaken';
-  return 'tail';
+  const headers = log.tlogs.map(({ header }) => header);
+  if (headers.length === 0) return 'obsolete';
+  if (last !== null && headers.some(({ nonce }) => nonce === last.replaces)) return 'obsolete';
+  const next = headers.find(({ slot }) => slot > (last?.slot ?? 0));
+  if (next === undefined) return isCommitted(headers, last) ? 'obsolete' : 'overtaken';
+  if (next.replaces !== noNonce && nonces.has(next.replaces)) return 'obsolete';
+  return follows(next, last) ? 'tail' : 'overtaken';
+}
+
+/** Nothing here is newer than the backend: is its last slot ours, if we have one of that number? */
+function isCommitted(headers: readonly TlogHeader[], last: TlogHeader | null): boolean {
+  const own = headers.find(({ slot }) => slot === last?.slot);
+  return own === undefined || own.nonce === last?.nonce;
+}
+
+function follows(next: TlogHeader, last: TlogHeader | null): boolean {
+  if (last === null) return next.slot === 1 && next.previous === linkOf(noNonce);
+  return next.slot === last.slot + 1 && next.previous === linkOf(last.nonce);
 }
 
 /** The part of the log behind the backend's last slot, without gaps. */

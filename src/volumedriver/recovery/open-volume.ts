@@ -5,10 +5,10 @@
  */
 import { VolumeError } from '../../volumes/errors.ts';
 import { volumeDirectory, type Environment } from '../environment.ts';
-import { parseControl, type VolumeState } from '../format/control.ts';
+import type { VolumeState } from '../format/control.ts';
 import { noNonce } from '../format/tlog-header.ts';
 import { VolumeLog, type VolumeLogEvents } from '../log/volume-log.ts';
-import { applyChange } from '../state.ts';
+import { foldRecord } from '../state.ts';
 import { Uploader } from '../uploader.ts';
 import type { VolumeImage } from '../volume-image.ts';
 import { Volume } from '../volume.ts';
@@ -194,16 +194,12 @@ class Takeover {
 
   /** The state with the plan's control records: cheap to fold, and needed before the map is there. */
   async #stateNow(plan: TailPlan | null): Promise<VolumeState> {
-    let state: VolumeState | null = this.#history.checkpoint?.state ?? null;
-    const fold = (payload: unknown): void => {
-      const control = parseControl(payload);
-      if (control.kind !== 'checkpoint') state = applyChange(state, control);
-    };
+    let state = this.#history.checkpoint?.state ?? null;
     for await (const tlog of replayedTlogs(this.#environment.store, this.#history)) {
-      for (const { record } of tlog.records) if (record.type === 'control') fold(record.payload);
+      for (const { record } of tlog.records) state = foldRecord(state, record);
     }
     for (const record of [...(plan?.kept ?? []), ...(plan?.loose ?? [])]) {
-      if (record.type === 'control') fold(record.payload);
+      state = foldRecord(state, record);
     }
     if (state === null)
       throw new VolumeError('CORRUPT', `opening volume ${this.#id}: never created`);

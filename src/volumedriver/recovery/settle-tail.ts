@@ -41,23 +41,23 @@ export function planTail(tail: LocalLog): TailPlan {
   const plan: TailPlan = { asTheyAre: [], replaced: null, kept: [], loose: [] };
   for (const tlog of tail.tlogs) {
     const end = tlog.records.at(-1)?.end ?? tlogHeaderBytes;
-    const durable =
-      tlog.header.slot < mark.slot || (tlog.header.slot === mark.slot && end <= mark.offset);
-    if (tlog.sealed && durable && plan.replaced === null) {
+    if (tlog.sealed && plan.replaced === null && isCovered(mark, tlog, end)) {
       plan.asTheyAre.push(tlog);
       continue;
     }
     plan.replaced ??= tlog;
     for (const { record, end: recordEnd } of tlog.records) {
       if (!isCarried(record)) continue;
-      const kept =
-        tlog.header.slot < mark.slot ||
-        (tlog.header.slot === mark.slot && recordEnd <= mark.offset);
-      (kept ? plan.kept : plan.loose).push(record);
+      (isCovered(mark, tlog, recordEnd) ? plan.kept : plan.loose).push(record);
     }
     if (!tlog.sealed) break; // whatever follows a torn end is not part of the prefix
   }
   return plan;
+}
+
+/** Whether the mark says that the TLog was durable up to that byte. */
+function isCovered(mark: DurableMark, { header: { slot } }: ParsedTlog, end: number): boolean {
+  return slot < mark.slot || (slot === mark.slot && end <= mark.offset);
 }
 
 /** Marks, ends and checkpoints belong to the TLogs that they were written into. */

@@ -8,11 +8,11 @@ import { VolumeError, hasCode, toVolumeError } from '../../volumes/errors.ts';
 import type { SnapshotRef } from '../../volumes/volume-service.ts';
 import { volumeDirectory, type Environment } from '../environment.ts';
 import { decodeAccounts } from '../format/accounts-blob.ts';
-import { parseControl, type SnapshotState, type VolumeState } from '../format/control.ts';
+import type { SnapshotState, VolumeState } from '../format/control.ts';
 import { keys } from '../keys.ts';
 import { loadHistory, replayedTlogs } from '../recovery/history.ts';
 import { openVolume } from '../recovery/open-volume.ts';
-import { applyChange } from '../state.ts';
+import { foldRecord } from '../state.ts';
 import type { Volume } from '../volume.ts';
 
 /** An open volume without clients is closed after so long without a call. */
@@ -279,14 +279,7 @@ async function readClosed(
   if (history === undefined) return undefined;
   let state = history.checkpoint?.state ?? null;
   for await (const tlog of replayedTlogs(store, history)) {
-    for (const { record } of tlog.records) {
-      if (record.type === 'write' || record.type === 'range') {
-        if (state !== null) state = { ...state, written: true };
-      }
-      if (record.type !== 'control') continue;
-      const control = parseControl(record.payload);
-      if (control.kind !== 'checkpoint') state = applyChange(state, control);
-    }
+    for (const { record } of tlog.records) state = foldRecord(state, record);
   }
   if (state === null) return undefined;
   const accounts = history.checkpoint?.accounts ?? null;

@@ -196,14 +196,14 @@ export class Volumedriver implements VolumeService {
 
   async #maintain(): Promise<void> {
     const { clock, logger, space } = this.#context.environment;
-    const { signal } = this.#stop;
-    while (!signal.aborted) {
+    const stopped = (): boolean => this.#stop.signal.aborted;
+    while (!stopped()) {
       try {
-        await clock.sleep(maintenanceMs, signal);
+        await clock.sleep(maintenanceMs, this.#stop.signal);
         if (space.full) await space.restore();
         await this.catalog.maintain();
       } catch (error) {
-        if (signal.aborted) return;
+        if (stopped()) return;
         logger.warn('maintenance failed', { error, full: hasCode(error, 'OUT_OF_SPACE') });
       }
     }
