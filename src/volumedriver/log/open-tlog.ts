@@ -1,17 +1,13 @@
 /** The TLog that is being written: a local file of a header and chained records (format/record.ts). */
 import type { DiskFile } from '../disk/disk.ts';
 import { checksumOf, encodeRecord, type LogRecord } from '../format/record.ts';
-import {
-  encodeTlogHeader,
-  headerChecksum,
-  tlogHeaderBytes,
-  type TlogHeader,
-} from '../format/tlog-header.ts';
+import { encodeTlogHeader, headerChecksum, type TlogHeader } from '../format/tlog-header.ts';
+import { SyncAppender } from './sync-appender.ts';
 
 export class OpenTlog {
   readonly header: TlogHeader;
   readonly file: DiskFile;
-  #sizeBytes = tlogHeaderBytes;
+  readonly #appender: SyncAppender;
   #checksum: number;
   #records = 0;
 
@@ -20,12 +16,13 @@ export class OpenTlog {
     this.header = header;
     this.file = file;
     const bytes = encodeTlogHeader(header);
-    file.write([bytes], 0);
+    this.#appender = new SyncAppender(file, { position: 0 });
+    this.#appender.append([bytes]);
     this.#checksum = headerChecksum(bytes);
   }
 
   get sizeBytes(): number {
-    return this.#sizeBytes;
+    return this.#appender.position;
   }
 
   get records(): number {
@@ -36,21 +33,18 @@ export class OpenTlog {
   append(records: readonly LogRecord[]): void {
     const buffers: Buffer[] = [];
     let checksum = this.#checksum;
-    let length = 0;
     for (const record of records) {
       const bytes = encodeRecord(record, checksum);
       checksum = checksumOf(bytes);
-      length += bytes.length;
       buffers.push(bytes);
     }
     try {
-      this.file.write(buffers, this.#sizeBytes);
+      this.#appender.append(buffers);
     } catch (error) {
       // What a failed write left behind must not look like records of this log after the next one.
-      this.file.truncate(this.#sizeBytes);
+      this.file.truncate(this.#appender.position);
       throw error;
     }
-    this.#sizeBytes += length;
     this.#checksum = checksum;
     this.#records += records.length;
   }
