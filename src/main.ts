@@ -82,7 +82,10 @@ role('attacher', "own this node's block devices")
   .option('--listen <ENDPOINT>', 'where its API is served: unix:PATH')
   .option('--state-dir <DIR>', 'records of devices; survives restarts')
   .option('--volumedriver <ENDPOINT>', 'the API of the volumedriver on this node')
-  .option('--reconnect-delay <SECONDS>', 'how long I/O waits for a lost volumedriver (default: 3600)')
+  .option(
+    '--reconnect-delay <SECONDS>',
+    'how long I/O waits for a lost volumedriver (default: 3600)',
+  )
   .option(...driverName)
   .action(action(parseAttacher, runAttacher));
 

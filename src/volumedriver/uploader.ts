@@ -42,6 +42,8 @@ export class Uploader {
   readonly #stop = new AbortController();
   /** Uploads of objects that the next TLog must wait for. */
   #objects: Promise<void>[] = [];
+  /** Those that the newest TLog waits for. */
+  #waitedFor: Promise<void>[] = [];
   #slots: Promise<void> = Promise.resolve();
   #committedSlot: number;
   #waiters: { slot: number; resolve: () => void; reject: (error: VolumeError) => void }[] = [];
@@ -69,6 +71,7 @@ export class Uploader {
   addTlog(tlog: SealedTlog): void {
     const objects = this.#objects;
     this.#objects = [];
+    this.#waitedFor = objects;
     this.#slots = this.#slots.then(async () => {
       await Promise.all(objects);
       await this.#retrying(`committing slot ${tlog.header.slot}`, async () => {
@@ -92,6 +95,11 @@ export class Uploader {
   /** Gives up what is not stored yet: it stays in the local directory for the next open. */
   stop(): void {
     this.#end(new VolumeError('SHUTTING_DOWN', `volume ${this.#options.volume} is closed`));
+  }
+
+  /** Resolves when nothing is on its way any more. Called after stop(). */
+  async settled(): Promise<void> {
+    await Promise.allSettled([...this.#objects, ...this.#waitedFor, this.#slots]);
   }
 
   async #storeObject({ objectId, file }: SealedObject): Promise<void> {

@@ -10,6 +10,7 @@ import { Checkpointer, type Leftovers } from './checkpoint.ts';
 import type { Environment } from './environment.ts';
 import { clusterBytes } from './format/constants.ts';
 import type { SnapshotState, StateChange, VolumeState } from './format/control.ts';
+import type { LogRecord } from './format/record.ts';
 import type { VolumeLog } from './log/volume-log.ts';
 import type { PersistedRoot } from './map/page.ts';
 import { readBytes } from './read-path.ts';
@@ -107,12 +108,22 @@ export class Volume {
     return this.#image.state;
   }
 
+  /** What the log means now: for checks of what must hold between its parts. */
+  get image(): VolumeImage {
+    return this.#image;
+  }
+
   get usedBytes(): number {
     return this.#image.accounts.usedBytes;
   }
 
   get halted(): VolumeError | null {
     return this.#halted;
+  }
+
+  /** It answers requests: neither halted nor closed. */
+  get running(): boolean {
+    return this.#halted === null && !this.#closed;
   }
 
   get sizeBytes(): number {
@@ -165,7 +176,7 @@ export class Volume {
   change(change: StateChange): void {
     this.#assertRunning();
     this.#writes.commit();
-    this.#log.append([{ type: 'control', payload: change }]);
+    this.#appendControl(change);
     this.#image.applyChange(change, this.#log.slot);
     this.#changedSinceCheckpoint = true;
   }
@@ -241,8 +252,7 @@ export class Volume {
       } finally {
         this.#end();
       }
-      if (this.#halted === null && this.#uploader.committedSlot >= this.#log.slot - 1)
-        this.#removeLog();
+      if (this.#halted === null && this.#isStored()) this.#removeLog();
     });
   }
 
@@ -253,10 +263,14 @@ export class Volume {
     });
   }
 
-  /** Ends at once, leaving everything as it is on the disk: the next open recovers it. */
-  abandon(): void {
+  /**
+   * Ends, leaving everything as it is on the disk: the next open recovers it. Waits until nothing of this volume is on
+   * its way to the backend any more, or recovery would race with it.
+   */
+  async abandon(): Promise<void> {
     this.revokeClients(() => true, new VolumeError('SHUTTING_DOWN', 'the volume is being closed'));
     this.#end();
+    await this.#maintenance.run(() => this.#uploader.settled());
   }
 
   revokeClients(which: (client: VolumeClient) => boolean, reason: VolumeError): void {
@@ -273,6 +287,18 @@ export class Volume {
     this.#halted = error;
     this.#logger.error('the volume halted', { code: error.code, error });
     this.revokeClients(() => true, error);
+  }
+
+  /** Changes of state, removals among them, may use the space that is kept for them when the disk is full. */
+  #appendControl(change: StateChange): void {
+    const records: LogRecord[] = [{ type: 'control', payload: change }];
+    try {
+      this.#log.append(records);
+    } catch (error) {
+      if (!hasCode(error, 'OUT_OF_SPACE')) throw error;
+      this.#environment.space.diskIsFull();
+      this.#log.append(records);
+    }
   }
 
   async #drainedChange(change: StateChange): Promise<void> {
@@ -371,6 +397,11 @@ export class Volume {
     }
   }
 
+  /** Nothing was logged behind the last committed slot, not even by a request that was late. */
+  #isStored(): boolean {
+    return this.#uploader.committedSlot >= this.#log.slot - 1 && !this.#log.hasRecords;
+  }
+
   /** Everything is in the backend: what is left here is an empty TLog. */
   #removeLog(): void {
     const { disk } = this.#environment;
@@ -381,6 +412,7 @@ export class Volume {
   }
 
   #end(): void {
+    if (this.#closed) return;
     this.#closed = true;
     this.#uploader.stop();
     this.#log.close();

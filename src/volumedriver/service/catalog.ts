@@ -22,6 +22,8 @@ export interface Entry {
   readonly id: string;
   volume: Volume | null;
   opening: Promise<Volume> | null;
+  /** Settles when a close under way is over; never rejects. */
+  closing: Promise<void> | null;
   /** While closed: what the backend says. */
   closedState: VolumeState;
   closedUsedBytes: number;
@@ -115,6 +117,7 @@ export class Catalog {
       id,
       volume: null,
       opening: null,
+      closing: null,
       closedState: state,
       closedUsedBytes: usedBytes,
       usedAtMs,
@@ -172,7 +175,8 @@ export class Catalog {
   async open(entry: Entry): Promise<Volume> {
     if (this.#closing) throw new VolumeError('SHUTTING_DOWN', 'the volumedriver is shutting down');
     entry.usedAtMs = this.#clock.monotonicMs();
-    if (entry.volume !== null && entry.volume.halted === null) return entry.volume;
+    if (entry.closing !== null) await entry.closing;
+    if (entry.volume?.running === true) return entry.volume;
     entry.opening ??= this.#reopen(entry);
     return await entry.opening;
   }
@@ -181,7 +185,7 @@ export class Catalog {
     try {
       if (entry.volume !== null) {
         entry.closedState = entry.volume.state;
-        entry.volume.abandon();
+        await entry.volume.abandon();
         entry.volume = null;
       }
       const volume = await openVolume(this.#environment, entry.id);
@@ -241,7 +245,13 @@ export class Catalog {
     await this.exclusively([entry.id], async () => {
       const { volume } = entry;
       if (volume === null) return;
-      await volume.close();
+      const closed = volume.close();
+      entry.closing = closed.catch(() => undefined); // the caller of this close learns of it
+      try {
+        await closed;
+      } finally {
+        entry.closing = null;
+      }
       entry.closedState = volume.state;
       entry.closedUsedBytes = volume.usedBytes;
       entry.volume = null;

@@ -32,6 +32,12 @@ export class VolumeExports implements ExportProvider {
       return new SnapshotDevice(volume, this.#reader, snapshot);
     }
     const { generation } = target;
+    if (volume.state.removed) {
+      throw new VolumeError(
+        'VOLUME_NOT_FOUND',
+        `opening ${JSON.stringify(exportName)}: it was removed`,
+      );
+    }
     const readOnly = this.#assertAccess(target.entry, generation);
     return new VolumeDevice(volume, this.#reader, { generation, readOnly });
   }

@@ -93,22 +93,32 @@ function removeTree(context: ServiceContext, directory: string): void {
  * made, removes hidden snapshots that have none, and deletes names that lead nowhere.
  */
 export async function resumeRemovals(context: ServiceContext): Promise<void> {
-  const { catalog } = context;
-  for (const entry of catalog.entries) {
-    const state = catalog.stateOf(entry);
-    if (isGone(state)) {
-      await purge(context, entry);
-      continue;
+  for (const entry of context.catalog.entries) {
+    try {
+      await resumeRemoval(context, entry);
+    } catch (error) {
+      const { logger } = context.environment;
+      logger.error('finishing an interrupted removal failed', { volumeId: entry.id, error });
     }
-    for (const snapshot of state.snapshots) {
-      for (const clone of snapshot.clones) {
-        if (catalog.byId(clone) !== undefined || catalog.isDamaged(clone)) continue;
-        const parent = { volume: entry.id, snapshot: snapshot.id };
-        await unlinkClone(context, parent, clone);
-      }
-      if (snapshot.hidden && snapshot.clones.length === 0) {
-        await removeSnapshotData(context, entry, snapshot.id);
-      }
+  }
+}
+
+async function resumeRemoval(context: ServiceContext, entry: Entry): Promise<void> {
+  const { catalog } = context;
+  const state = catalog.stateOf(entry);
+  if (isGone(state)) {
+    await purge(context, entry);
+    return;
+  }
+  for (const snapshot of state.snapshots) {
+    const lost = snapshot.clones.filter(
+      (clone) => catalog.byId(clone) === undefined && !catalog.isDamaged(clone),
+    );
+    for (const clone of lost) {
+      await unlinkClone(context, { volume: entry.id, snapshot: snapshot.id }, clone);
+    }
+    if (snapshot.hidden && snapshot.clones.length === 0) {
+      await removeSnapshotData(context, entry, snapshot.id);
     }
   }
 }

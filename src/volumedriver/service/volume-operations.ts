@@ -237,6 +237,10 @@ export async function removeVolume(
     assertUnused(what, volume.state, volume);
     if (mode === 'strict') assertChildless(what, volume.state);
     await volume.durableChange({ kind: 'removed' });
+    volume.revokeClients(
+      ({ snapshot }) => snapshot === null,
+      new VolumeError('VOLUME_NOT_FOUND', `using volume ${JSON.stringify(name)}: it was removed`),
+    );
     await environment.store.delete(keys.volumeName(name));
     if (isGone(volume.state)) await purge(context, entry);
   });

@@ -60,7 +60,7 @@ export class Volumedriver implements VolumeService {
         });
       }
     }
-    await this.#finishRemovals();
+    await resumeRemovals(this.#context);
     this.#maintenance = this.#maintain();
     this.#ready = true;
   }
@@ -160,7 +160,8 @@ export class Volumedriver implements VolumeService {
   async syncVolume(volume: string): Promise<void> {
     const entry = this.catalog.find(volume);
     if (entry.volume === null) return; // a closed volume is in the backend
-    await entry.volume.flush();
+    const open = await this.catalog.open(entry); // again, should it have halted
+    await open.flush();
   }
 
   #allSnapshots(): Snapshot[] {
@@ -185,14 +186,6 @@ export class Volumedriver implements VolumeService {
   }
 
   readonly #isToken = (token: string): boolean => this.catalog.ulidOf(token) !== undefined;
-
-  async #finishRemovals(): Promise<void> {
-    try {
-      await resumeRemovals(this.#context);
-    } catch (error) {
-      this.#context.environment.logger.error('finishing interrupted removals failed', { error });
-    }
-  }
 
   async #maintain(): Promise<void> {
     const { clock, logger, space } = this.#context.environment;
