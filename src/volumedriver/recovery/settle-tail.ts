@@ -3,11 +3,12 @@
  * and 5). TLogs that are wholly durable are committed as they are. The rest becomes one new TLog: its records up to the
  * last durable mark keep their locations; the data of those behind it is verified and written again to new objects,
  * because after a failed sync the kernel may show bytes that the disk does not have. The tail is cut at the first record
- * whose data is missing: what comes back is a prefix.
+ * whose data is missing: what comes back is a prefix. The object that was being filled at the mark is written again as a
+ * whole, since it can't be sealed in the middle: an interrupted recovery must find everything as this one did.
  */
 import type { Logger } from '../../base/logger.ts';
 import { VolumeError } from '../../volumes/errors.ts';
-import type { Disk } from '../disk/disk.ts';
+import type { Disk, DiskFile } from '../disk/disk.ts';
 import { clusterChecksum } from '../format/checksum.ts';
 import { clusterBytes } from '../format/constants.ts';
 import { parseControl } from '../format/control.ts';
@@ -30,15 +31,17 @@ export interface TailPlan {
   replaced: ParsedTlog | null;
   /** Records at or before the durable mark: their data stays where it is. */
   kept: LogRecord[];
-  /** Records behind the mark: their data is verified and written again. */
+  /** The records after those: their data is verified and written again. */
   loose: LogRecord[];
+  /** So many of the loose records are before the mark: that their data is missing is damage, not a torn end. */
+  looseDurable: number;
 }
 
 /** CORRUPT when the log is damaged before its last durable mark: nothing is cut silently there. */
 export function planTail(tail: LocalLog): TailPlan {
   const mark = lastMark(tail);
   assertIntact(tail, mark);
-  const plan: TailPlan = { asTheyAre: [], replaced: null, kept: [], loose: [] };
+  const plan: TailPlan = { asTheyAre: [], replaced: null, kept: [], loose: [], looseDurable: 0 };
   for (const tlog of tail.tlogs) {
     const end = tlog.records.at(-1)?.end ?? tlogHeaderBytes;
     if (tlog.sealed && plan.replaced === null && isCovered(mark, tlog, end)) {
@@ -52,7 +55,20 @@ export function planTail(tail: LocalLog): TailPlan {
     }
     if (!tlog.sealed) break; // whatever follows a torn end is not part of the prefix
   }
+  loosenSharedObject(plan);
   return plan;
+}
+
+/** Moves what was kept of an object that has loose records as well, and what follows it, to the loose records. */
+function loosenSharedObject(plan: TailPlan): void {
+  const loose = writesByObject(plan.loose);
+  const first = plan.kept.findIndex(
+    (record) => record.type === 'write' && loose.has(record.objectId),
+  );
+  if (first < 0) return;
+  const moved = plan.kept.splice(first);
+  plan.looseDurable = moved.length;
+  plan.loose = [...moved, ...plan.loose];
 }
 
 /** Whether the mark says that the TLog was durable up to that byte. */
@@ -114,14 +130,20 @@ export async function commitAsIs(parts: Omit<SettleParts, 'log'>, tlog: ParsedTl
 /** Writes the plan's records into the new log. Returns why acknowledged writes were lost, or null. */
 export async function carryOver(parts: SettleParts, plan: TailPlan): Promise<string | null> {
   const { log } = parts;
-  await storeObjects(parts, plan.kept);
+  await storeObjects(parts, plan.kept, objectsOf(plan.loose));
   for (const record of plan.kept) log.append([record]);
-  for (const record of plan.loose) {
+  for (const [i, record] of plan.loose.entries()) {
     if (record.type !== 'write') {
       log.append([record]);
       continue;
     }
     const data = await readData(parts, record);
+    if (data === undefined && i < plan.looseDurable) {
+      throw new VolumeError(
+        'CORRUPT',
+        `opening a volume: flushed data of object ${formatObjectId(record.objectId)} in ${parts.directory} is damaged`,
+      );
+    }
     if (data === undefined) {
       const reason = `data of object ${formatObjectId(record.objectId)} is missing behind the last sync`;
       parts.logger.warn('the end of the log was cut', {
@@ -179,11 +201,13 @@ async function readData(parts: SettleParts, record: WriteRecord): Promise<Buffer
 
 /**
  * Seals and stores the local objects that these records refer to. An object that the store has already is left alone:
- * the local name may be a link to that very file.
+ * the local name may be a link to that very file. So is one of `needed`, whose file holds data behind the records: it
+ * is stored from a copy, since a recovery that is interrupted must find that data again.
  */
 async function storeObjects(
   parts: Omit<SettleParts, 'log'>,
   records: readonly LogRecord[],
+  needed: ReadonlySet<number> = new Set(),
 ): Promise<void> {
   const { disk, store, directory } = parts;
   for (const [objectId, writes] of writesByObject(records)) {
@@ -196,32 +220,65 @@ async function storeObjects(
         `opening a volume: object ${formatObjectId(objectId)} of the flushed log is neither in ${directory} nor in the backend`,
       );
     }
-    const file = disk.open(path, 'write');
-    try {
-      const last = writes.reduce(
-        (end, { index, checksums }) => Math.max(end, index + checksums.length),
-        0,
-      );
-      const checksums = new Uint32Array(last);
-      const clusters = new Float64Array(last);
-      for (const write of writes) {
-        checksums.set(write.checksums, write.index);
-        clusters.set(
-          Array.from(write.checksums, (_, i) => write.cluster + i),
-          write.index,
-        );
-      }
-      file.truncate(last * clusterBytes);
-      file.write(
-        [encodeObjectTail(objectId, { kind: 'data', checksums, clusters })],
-        last * clusterBytes,
-      );
-      await file.sync();
-    } finally {
-      file.close();
+    if (!needed.has(objectId)) {
+      await sealObject(disk.open(path, 'write'), objectId, writes);
+      await store.putFile(key, path);
+      continue;
     }
-    await store.putFile(key, path);
+    const copy = `${path}.part`;
+    await sealObject(copyObject(disk, path, copy, clustersOf(writes)), objectId, writes);
+    await store.putFile(key, copy);
+    disk.remove(copy);
   }
+}
+
+/** A new file with the first clusters of another one. */
+function copyObject(disk: Disk, from: string, to: string, clusters: number): DiskFile {
+  disk.remove(to);
+  const source = disk.open(from, 'read');
+  try {
+    const data = Buffer.alloc(clusters * clusterBytes);
+    source.readSync(data, 0);
+    const copy = disk.create(to);
+    copy.write([data], 0);
+    return copy;
+  } finally {
+    source.close();
+  }
+}
+
+/** Cuts the file behind the clusters of these writes, adds table and footer, syncs and closes it. */
+async function sealObject(
+  file: DiskFile,
+  objectId: number,
+  writes: readonly WriteRecord[],
+): Promise<void> {
+  try {
+    const count = clustersOf(writes);
+    const checksums = new Uint32Array(count);
+    const clusters = new Float64Array(count);
+    for (const write of writes) {
+      checksums.set(write.checksums, write.index);
+      clusters.set(
+        Array.from(write.checksums, (_, i) => write.cluster + i),
+        write.index,
+      );
+    }
+    file.truncate(count * clusterBytes);
+    const tail = encodeObjectTail(objectId, { kind: 'data', checksums, clusters });
+    file.write([tail], count * clusterBytes);
+    await file.sync();
+  } finally {
+    file.close();
+  }
+}
+
+function clustersOf(writes: readonly WriteRecord[]): number {
+  return Math.max(0, ...writes.map(({ index, checksums }) => index + checksums.length));
+}
+
+function objectsOf(records: readonly LogRecord[]): Set<number> {
+  return new Set(writesByObject(records).keys());
 }
 
 function writesByObject(records: readonly LogRecord[]): Map<number, WriteRecord[]> {
