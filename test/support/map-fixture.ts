@@ -4,7 +4,7 @@
  */
 import type { Clock } from '../../src/base/clock.ts';
 import type { DiskFile } from '../../src/volumedriver/disk/disk.ts';
-import { makeObjectId } from '../../src/volumedriver/format/location.ts';
+import { makeObjectId, writerOf } from '../../src/volumedriver/format/location.ts';
 import type { PageSource } from '../../src/volumedriver/map/page.ts';
 import type { MapObjectWriter } from '../../src/volumedriver/map/volume-map.ts';
 import { VolumeError } from '../../src/volumes/errors.ts';
@@ -82,7 +82,9 @@ export class ManualClock implements Clock {
 
   /** Runs until nobody sleeps. */
   async rest(): Promise<void> {
-    while (await this.step());
+    for (let steps = 0; await this.step(); steps++) {
+      if (steps === stepsMax) throw new Error('somebody still goes to sleep again and again');
+    }
   }
 }
 
@@ -178,6 +180,11 @@ export class MapBackend implements PageSource, MapObjectWriter {
       return true;
     }
     return this.#clock.sleep(delay).then(copy);
+  }
+
+  /** Whether it is the id of a map object of this backend. */
+  isMine(objectId: number): boolean {
+    return writerOf(objectId) === this.#writer;
   }
 
   allocateObject(): number {

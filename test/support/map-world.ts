@@ -1,9 +1,9 @@
 /**
- * A volume's map beside a plain model of it: what every cluster should be, now and in each frozen version, and which
- * locations must have been reported as released. The property test feeds it commands.
+ * A volume's map beside a plain model of it: what every cluster should be, now and in each frozen version. The
+ * property test feeds it commands. Two worlds may share a pool and its clock; then each one's failures are its own.
  */
 import { VolumeError } from '../../src/volumes/errors.ts';
-import { indexOf, makeObjectId, objectIdOf } from '../../src/volumedriver/format/location.ts';
+import { makeObjectId } from '../../src/volumedriver/format/location.ts';
 import { PagePool } from '../../src/volumedriver/map/page-pool.ts';
 import type { PersistedRoot } from '../../src/volumedriver/map/page.ts';
 import {
@@ -12,38 +12,25 @@ import {
   type MappedRun,
   type MapObjectWriter,
 } from '../../src/volumedriver/map/volume-map.ts';
+import { MapAccounts, type VersionAccount } from './map-accounts.ts';
+import { check, checkContent, textOf, type Content, type Reading } from './map-contents.ts';
 import { ManualClock, MapBackend, MemoryFile, numbersFrom } from './map-fixture.ts';
 
-interface Entry {
-  readonly objectId: number;
-  readonly index: number;
-  readonly checksum: number;
-}
-type Content = Map<number, Entry>;
-
-interface Version {
+interface Version extends VersionAccount {
   readonly frozen: FrozenMap | undefined;
-  readonly root: PersistedRoot | null | undefined;
-  readonly content: Content;
-  readonly interval: number;
-  readonly isSnapshot: boolean;
-}
-
-interface Reading {
-  readonly cluster: number;
-  /** What each cluster was at the call or has been since. */
-  readonly accepted: Set<string>[];
-  done: boolean;
 }
 
 const mapWriter = 9;
-const hole = 'hole';
 
 export class MapWorld {
-  readonly clock = new ManualClock();
+  readonly clock: ManualClock;
   readonly random: (end: number) => number;
   readonly backend: MapBackend;
   readonly file = new MemoryFile();
+  /** Another volume whose pool this one shares. */
+  readonly #neighbour: MapWorld | undefined;
+  readonly #mapWriter: number;
+  #isShared = false;
   readonly #frames: number;
   pool: PagePool;
   map: VolumeMap;
@@ -51,26 +38,32 @@ export class MapWorld {
   interval = 1;
   content: Content = new Map();
   versions: Version[] = [];
-  /** Every release so far: location -> intervals. */
-  readonly #released = new Map<string, number[]>();
-  readonly #expected = new Map<string, number>();
-  /** Intervals undone by rollbacks, both ends included. */
-  readonly #void: [number, number][] = [];
-  readonly #clusterBirths = new Map<string, number>();
-  readonly #orphans = new Set<number>();
+  readonly #accounts: MapAccounts;
   readonly #persists = new Set<Promise<void>>();
-  readonly #readings = new Set<Reading>();
+  /** Look-ups under way, and when they have been answered. */
+  readonly #readings = new Map<Reading, Promise<void>>();
   readonly #problems: unknown[] = [];
   #dataObject = 1;
   #dataIndex = 0;
 
-  constructor(seed: number, frames: number, sizeClusters: number) {
+  constructor(
+    seed: number,
+    options: { frames: number; sizeClusters: number; delayMs: number; neighbour?: MapWorld },
+  ) {
+    const { frames, sizeClusters, delayMs, neighbour } = options;
+    this.clock = neighbour?.clock ?? new ManualClock();
     this.random = numbersFrom(seed);
-    this.backend = new MapBackend(this.clock, mapWriter, this.random);
+    this.#neighbour = neighbour;
+    this.#mapWriter = neighbour === undefined ? mapWriter : neighbour.#mapWriter + 1;
+    this.backend = new MapBackend(this.clock, this.#mapWriter, this.random);
+    this.backend.delayMs = delayMs;
+    this.#accounts = new MapAccounts(this.backend);
     this.#frames = frames;
     this.sizeClusters = sizeClusters;
-    this.pool = this.#newPool();
+    this.pool = neighbour?.pool ?? this.#newPool();
     this.map = this.#open(null);
+    this.#isShared = neighbour !== undefined;
+    if (neighbour !== undefined) neighbour.#isShared = true;
   }
 
   set(cluster: number, wanted: number): void {
@@ -86,7 +79,7 @@ export class MapWorld {
       const entry = { objectId, index: this.#dataIndex + n, checksum: checksums[n] ?? 0 };
       this.#leave(cluster + n);
       this.content.set(cluster + n, entry);
-      this.#clusterBirths.set(keyOf(entry), this.interval);
+      this.#accounts.born(entry, this.interval);
     }
     this.#dataIndex += count;
     checksums.fill(0);
@@ -158,7 +151,7 @@ export class MapWorld {
     if (version.frozen !== undefined) await this.clock.finish(version.frozen.applied);
     const root = version.root === undefined || choice % 2 === 0 ? version.frozen : version.root;
     this.map.reset(root ?? version.root ?? null, this.sizeClusters, version.interval);
-    this.#void.push([version.interval + 1, this.interval]);
+    this.#accounts.rollBack(version.interval + 1, this.interval);
     this.map.setInterval(++this.interval);
     this.content = new Map(version.content);
     this.versions = this.versions.filter((other) => {
@@ -168,12 +161,16 @@ export class MapWorld {
       return false;
     });
     this.#noteReadings();
+    // A look-up waits for the rollback; afterwards nothing that it made void may be reported.
+    const last = this.interval - 1;
+    await this.clock.finish(this.map.lookup(0, 1));
+    this.#accounts.rolledBack(version.interval + 1, last);
   }
 
   /** Looks up and checks, now or when the answer comes. */
   read(cluster: number, wanted: number): void {
     const count = Math.min(wanted, this.sizeClusters - cluster);
-    const reading: Reading = { cluster, accepted: [], done: false };
+    const reading: Reading = { cluster, accepted: [] };
     for (let n = 0; n < count; n++) reading.accepted.push(new Set());
     this.#note(reading);
     const answer = this.map.lookup(cluster, count);
@@ -181,23 +178,17 @@ export class MapWorld {
       check(reading, answer);
       return;
     }
-    this.#readings.add(reading);
-    void answer.then(
-      (runs) => {
-        this.#readings.delete(reading);
-        try {
-          check(reading, runs);
-        } catch (error) {
-          this.#problems.push(error);
-        }
-      },
-      (error: unknown) => {
-        this.#readings.delete(reading);
-        if (!(error instanceof VolumeError) || error.code !== 'UNAVAILABLE') {
-          this.#problems.push(error);
-        }
-      },
-    );
+    const done = this.#answered(reading, answer).finally(() => this.#readings.delete(reading));
+    this.#readings.set(reading, done);
+  }
+
+  async #answered(reading: Reading, answer: Promise<MappedRun[]>): Promise<void> {
+    try {
+      check(reading, await answer);
+    } catch (error) {
+      const isAway = error instanceof VolumeError && error.code === 'UNAVAILABLE';
+      if (!isAway) this.#problems.push(error);
+    }
   }
 
   async readVersion(choice: number, cluster: number, count: number): Promise<void> {
@@ -220,13 +211,15 @@ export class MapWorld {
     const roots = await this.clock.finish(this.#persist(targets));
     head.release();
     await this.clock.finish(this.map.drained());
-    await this.clock.rest();
+    await this.#rest();
     for (const problem of this.#problems) throw problem;
     if (roots === undefined) throw new Error('persisting failed without a reason');
     live.forEach((version, n) => {
       this.versions[this.versions.indexOf(version)] = { ...version, root: roots[n + 1] ?? null };
     });
-    await this.#checkAccounts(roots[0] ?? null);
+    this.#accounts.check(roots[0] ?? null, this.content, this.versions);
+    const runs = await this.clock.finish(this.map.lookup(0, this.sizeClusters));
+    checkContent(this.content, 0, runs);
   }
 
   /** A restart: only what was persisted counts. */
@@ -240,9 +233,9 @@ export class MapWorld {
     });
     frozen.release();
     this.map.close();
-    await this.clock.rest();
+    await this.#rest();
     this.#checkNothingHeld();
-    if (withNewPool) {
+    if (withNewPool && !this.#isShared) {
       this.pool.close();
       this.pool = this.#newPool();
     }
@@ -253,12 +246,20 @@ export class MapWorld {
     await this.quiet();
     for (const { frozen } of this.versions) frozen?.release();
     this.map.close();
-    await this.clock.rest();
+    await this.#rest();
+    if (this.#neighbour !== undefined) this.#neighbour.#isShared = false;
     this.#checkNothingHeld();
-    this.pool.close();
+    if (!this.#isShared) this.pool.close();
+  }
+
+  /** Lets everything come to its end. A neighbour whose backend fails never comes to one. */
+  async #rest(): Promise<void> {
+    if (!this.#isShared) await this.clock.rest();
+    else await this.clock.finish(Promise.all(this.#readings.values()));
   }
 
   #checkNothingHeld(): void {
+    if (this.#isShared) return;
     const { count } = this.pool.dirty;
     if (count !== 0) throw new Error(`${count} dirty pages are left over`);
   }
@@ -283,19 +284,15 @@ export class MapWorld {
       pagesPerTurn: 3,
       queueClustersMax: 5000,
       onRelease: (objectId, index, since) => {
-        const key = keyOf({ objectId, index });
-        if (this.#isPage(objectId) && !this.backend.objects.has(objectId)) {
-          this.#problems.push(new Error(`page ${key} was released before it was stored`));
+        try {
+          this.#accounts.released(objectId, index, since);
+        } catch (error) {
+          this.#problems.push(error);
         }
-        this.#released.set(key, [...(this.#released.get(key) ?? []), since]);
       },
       onFailure: (error) => void this.#problems.push(error),
       onLeak: (error) => void this.#problems.push(error),
     });
-  }
-
-  #isPage(objectId: number): boolean {
-    return objectId >= makeObjectId(mapWriter, 0);
   }
 
   /** Undefined when the backend refuses to write. */
@@ -318,7 +315,7 @@ export class MapWorld {
     try {
       return await this.map.persist(targets, writer);
     } catch (error) {
-      for (const objectId of allocated) this.#orphans.add(objectId);
+      for (const objectId of allocated) this.#accounts.orphan(objectId);
       if (error instanceof VolumeError && error.code === 'UNAVAILABLE') return undefined;
       throw error;
     }
@@ -326,7 +323,7 @@ export class MapWorld {
 
   #leave(cluster: number): void {
     const entry = this.content.get(cluster);
-    if (entry !== undefined) this.#expected.set(keyOf(entry), this.interval);
+    if (entry !== undefined) this.#accounts.left(entry, this.interval);
   }
 
   #note(reading: Reading): void {
@@ -336,139 +333,6 @@ export class MapWorld {
   }
 
   #noteReadings(): void {
-    for (const reading of this.#readings) this.#note(reading);
-  }
-
-  #isVoid(interval: number): boolean {
-    return this.#void.some(([first, last]) => interval >= first && interval <= last);
-  }
-
-  async #checkAccounts(root: PersistedRoot | null): Promise<void> {
-    const head = this.#reachable(root);
-    for (const [cluster, entry] of this.content) {
-      if (!head.clusters.has(keyOf(entry)))
-        throw new Error(`cluster ${cluster} is not in the head`);
-    }
-    if (head.clusters.size !== this.content.size) throw new Error('the head has too much');
-    for (const version of this.versions) {
-      if (version.root !== undefined) this.#checkVersion(version, version.root);
-    }
-    for (const [key, birth] of this.#clusterBirths) {
-      if (!this.#isVoid(birth)) this.#checkReleases(key, head.clusters.has(key));
-    }
-    for (const [objectId, { birth, pages }] of this.backend.objects) {
-      if (this.#orphans.has(objectId) || this.#isVoid(birth)) continue;
-      pages.forEach((_, index) => {
-        const key = keyOf({ objectId, index });
-        this.#checkReleases(key, head.pages.has(key));
-      });
-    }
-    const runs = await this.clock.finish(this.map.lookup(0, this.sizeClusters));
-    checkContent(this.content, 0, runs);
-  }
-
-  /** A location that is not in the head any more was released once, and since the right interval. */
-  #checkReleases(key: string, isInHead: boolean): void {
-    const released = (this.#released.get(key) ?? []).filter((since) => !this.#isVoid(since));
-    if (released.length !== (isInHead ? 0 : 1)) {
-      throw new Error(`${key} was released [${released.join()}], in the head: ${String(isInHead)}`);
-    }
-    const expected = this.#expected.get(key);
-    if (!isInHead && expected !== undefined && released[0] !== expected) {
-      throw new Error(`${key} was released since ${released.join()}, not ${expected}`);
-    }
-  }
-
-  /** A snapshot of interval i holds exactly what it should, all of it born by i and released later or not at all. */
-  #checkVersion(version: Version, root: PersistedRoot | null): void {
-    const { clusters, pages } = this.#reachable(root);
-    if (clusters.size !== version.content.size) throw new Error('a version has other clusters');
-    for (const entry of version.content.values()) {
-      if (!clusters.has(keyOf(entry))) throw new Error('a version lacks a cluster');
-    }
-    if (!version.isSnapshot) return;
-    for (const key of [...clusters, ...pages.keys()]) {
-      const birth = pages.get(key) ?? this.#clusterBirths.get(key) ?? 0;
-      const since = (this.#released.get(key) ?? []).filter((s) => !this.#isVoid(s));
-      const end = since[0] ?? Infinity;
-      if (birth > version.interval || end <= version.interval) {
-        throw new Error(`${key} [${birth}, ${end}) is in the snapshot of ${version.interval}`);
-      }
-    }
-  }
-
-  /** Reads stored pages with a decoder of its own. */
-  #reachable(root: PersistedRoot | null): { clusters: Set<string>; pages: Map<string, number> } {
-    const clusters = new Set<string>();
-    const pages = new Map<string, number>();
-    const visit = (objectId: number, index: number, level: number): void => {
-      const key = keyOf({ objectId, index });
-      const object = this.backend.objects.get(objectId);
-      const page = object?.pages[index];
-      if (object === undefined || page === undefined || this.#orphans.has(objectId)) {
-        throw new Error(`page ${key} is not stored`);
-      }
-      pages.set(key, object.birth);
-      const view = new DataView(page.buffer, page.byteOffset);
-      for (let at = 0; at < page.length; at += 16) {
-        const writer = view.getUint32(at + 4, true);
-        if (writer === 0) continue;
-        const low = view.getUint32(at, true);
-        const location = { objectId: objectIdOf(writer, low), index: indexOf(low) };
-        if (level > 0) visit(location.objectId, location.index, level - 1);
-        else clusters.add(keyOf(location));
-      }
-    };
-    if (root !== null) visit(root.objectId, root.index, root.level);
-    return { clusters, pages };
-  }
-}
-
-function keyOf(location: { objectId: number; index: number }): string {
-  return `${location.objectId}/${location.index}`;
-}
-
-function textOf(entry: Entry | undefined): string {
-  return entry === undefined ? hole : `${keyOf(entry)} ${entry.checksum}`;
-}
-
-/** One text per cluster; throws when runs are not maximal. */
-function* clustersOf(runs: MappedRun[]): Generator<string> {
-  let last: MappedRun | undefined;
-  for (const run of runs) {
-    const isSplit =
-      last !== undefined &&
-      last.objectId === run.objectId &&
-      (run.objectId === 0 || last.index + last.clusterCount === run.index);
-    if (isSplit || run.clusterCount === 0) throw new Error('runs are not maximal');
-    if (run.checksums.length !== (run.objectId === 0 ? 0 : run.clusterCount)) {
-      throw new Error('a run has other checksums than clusters');
-    }
-    for (let n = 0; n < run.clusterCount; n++) {
-      const { objectId, index, checksums } = run;
-      yield objectId === 0
-        ? hole
-        : textOf({ objectId, index: index + n, checksum: checksums[n] ?? 0 });
-    }
-    last = run;
-  }
-}
-
-function check(reading: Reading, runs: MappedRun[]): void {
-  let n = 0;
-  for (const text of clustersOf(runs)) {
-    if (reading.accepted[n]?.has(text) !== true) {
-      throw new Error(`cluster ${reading.cluster + n} is ${text}`);
-    }
-    n++;
-  }
-  if (n !== reading.accepted.length) throw new Error('an answer has another length');
-}
-
-function checkContent(content: Content, first: number, runs: MappedRun[]): void {
-  let cluster = first;
-  for (const text of clustersOf(runs)) {
-    if (text !== textOf(content.get(cluster))) throw new Error(`cluster ${cluster} is ${text}`);
-    cluster++;
+    for (const reading of this.#readings.keys()) this.#note(reading);
   }
 }

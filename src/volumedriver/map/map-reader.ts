@@ -130,12 +130,23 @@ export class MapReader {
           waitFor = session.load(missing);
         } catch (error) {
           if (!hasCode(error, 'UNAVAILABLE') || ++failures >= attemptsMax) throw error;
-          await this.#clock.sleep(backoffMs(failures));
+          await this.#backOff(session, backoffMs(failures));
           waitFor = true;
         }
       }
     } finally {
       this.#leave(session);
+    }
+  }
+
+  /** Lets others read while it waits to try again. */
+  async #backOff(session: PageSession, ms: number): Promise<void> {
+    session.unpin();
+    this.#pool.reading.leave();
+    try {
+      await this.#clock.sleep(ms);
+    } finally {
+      await this.#pool.reading.enter();
     }
   }
 

@@ -3,7 +3,8 @@
  * for a map page; their pages are loaded ahead, several at once.
  *
  * Only the first operations of the queue hold a place of the pool's `applying` turnstile, in queue order: whoever
- * holds one has a first operation that holds one too, so nobody waits for a place in a circle.
+ * holds one has a first operation that holds one too, so nobody waits for a place in a circle. A queue that backs off
+ * from a page that can't be had holds none, so that it does not hold up the other volumes.
  */
 import type { Clock } from '../../base/clock.ts';
 import { VolumeError } from '../../volumes/errors.ts';
@@ -54,6 +55,8 @@ export class UpdateQueue {
   #failed: VolumeError | null = null;
   #closed = false;
   #running = false;
+  /** Waits to try again. */
+  #backingOff = false;
   #numbers = 0;
   #drained: PromiseWithResolvers<void> | undefined;
   #eased: PromiseWithResolvers<void> | undefined;
@@ -143,7 +146,7 @@ export class UpdateQueue {
       } catch (error) {
         if (!(error instanceof VolumeError)) throw error;
         if (error.code === 'CORRUPT') this.#fail(error);
-        else await this.#sleep(backoffMs(failures++));
+        else await this.#backOff(backoffMs(failures++));
       }
     }
     this.#running = false;
@@ -195,6 +198,7 @@ export class UpdateQueue {
 
   /** Gives sessions to the next operations, as far as there are places. */
   #loadAhead(): void {
+    if (this.#backingOff) return;
     const { pool, source } = this.#options;
     for (; this.#window < this.#entries.length; this.#window++) {
       const entry = this.#entries[this.#window];
@@ -204,6 +208,17 @@ export class UpdateQueue {
       entry.session = new PageSession(pool, source);
       entry.ahead = loadAll(entry.session, Promise.resolve(), missing);
     }
+  }
+
+  async #backOff(ms: number): Promise<void> {
+    for (const entry of this.#entries.slice(this.#first, this.#window)) {
+      this.#end(entry);
+      delete entry.ahead;
+    }
+    this.#window = this.#first;
+    this.#backingOff = true;
+    await this.#sleep(ms);
+    this.#backingOff = false;
   }
 
   #end(entry: Entry): void {

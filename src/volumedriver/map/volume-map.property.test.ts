@@ -143,28 +143,55 @@ const commands: fc.WeightedArbitrary<Command>[] = [
   },
 ];
 
-const runs = Number(process.env['MAP_RUNS'] ?? 60);
+const listOfCommands = fc.array(fc.oneof(...commands), {
+  minLength: 10,
+  maxLength: 90,
+  size: 'max',
+});
+const numRuns = Number(process.env['MAP_RUNS'] ?? 60);
+const timeoutMs = 300_000;
 
 describe('VolumeMap against a model', () => {
-  for (const { frames, delayMs } of [
+  test.each([
     { frames: 64, delayMs: 0 },
     { frames: 64, delayMs: 20 },
     { frames: 300, delayMs: 20 },
-  ]) {
-    test(`${frames} frames, reads of up to ${delayMs} ms`, async () => {
+  ])(
+    '$frames frames, reads of up to $delayMs ms',
+    async ({ frames, delayMs }) => {
       await fc.assert(
-        fc.asyncProperty(
-          fc.nat(),
-          fc.array(fc.oneof(...commands), { minLength: 10, maxLength: 90, size: 'max' }),
-          async (seed, list) => {
-            const world = new MapWorld(seed, frames, sizeClusters);
-            world.backend.delayMs = delayMs;
-            for (const next of list) await next.run(world);
-            await world.close();
-          },
-        ),
-        { numRuns: runs, endOnFailure: true },
+        fc.asyncProperty(fc.nat(), listOfCommands, async (seed, list) => {
+          const world = new MapWorld(seed, { frames, sizeClusters, delayMs });
+          for (const next of list) await next.run(world);
+          await world.close();
+        }),
+        { numRuns },
       );
-    }, 600_000);
-  }
+    },
+    timeoutMs,
+  );
+
+  test(
+    'two volumes in one pool',
+    async () => {
+      const commandsOfTwo = fc.array(fc.tuple(fc.boolean(), fc.oneof(...commands)), {
+        minLength: 20,
+        maxLength: 90,
+        size: 'max',
+      });
+      await fc.assert(
+        fc.asyncProperty(fc.nat(), commandsOfTwo, async (seed, list) => {
+          const options = { frames: 64, sizeClusters, delayMs: 20 };
+          const first = new MapWorld(seed, options);
+          const second = new MapWorld(seed + 1, { ...options, neighbour: first });
+          for (const [isFirst, next] of list) await next.run(isFirst ? first : second);
+          // Closing the second works even while the first one's backend is away.
+          await second.close();
+          await first.close();
+        }),
+        { numRuns },
+      );
+    },
+    timeoutMs,
+  );
 });

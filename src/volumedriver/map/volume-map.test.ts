@@ -214,6 +214,25 @@ describe('persisting', () => {
     expect(releases.map(({ since }) => since)).toEqual([2, 2]);
   });
 
+  test('bears look-ups that settle the entries of a page under way', async () => {
+    const { map, clock, backend } = setUp({ pagesPerTurn: 1 });
+    for (let leaf = 0; leaf < 20; leaf++) map.setRun(leaf * 256, data, leaf, checksums(1));
+    const first = map.freeze();
+    // The copies of the inner pages refer to leaves that the first persist turns into stored ones.
+    for (let leaf = 0; leaf < 10; leaf++) map.setRun(leaf * 256, data, 100 + leaf, checksums(1));
+    await clock.finish(map.persist([first], backend));
+    first.release();
+    const second = map.freeze();
+    const persisted = map.persist([second], backend);
+    for (let n = 0; n < 5; n++) await clock.step();
+    for (let leaf = 0; leaf < 20; leaf++) now(map.lookup(leaf * 256, 1));
+    map.setRun(0, data, 200, checksums(1));
+    const [root] = await clock.finish(persisted);
+    map.reset(root ?? null, size, 1);
+    expect(now(map.lookup(9 * 256, 1))).toEqual([run(data, 109, checksums(1))]);
+    expect(now(map.lookup(19 * 256, 1))).toEqual([run(data, 19, checksums(1))]);
+  });
+
   test('that fails leaves the map as it was', async () => {
     const { map, clock, backend, releases, checkpoint } = setUp();
     for (let n = 0; n < 300; n++) map.setRun(n * 256, data, n, checksums(1));
