@@ -89,9 +89,18 @@ function receive(deadlineMs = 5000): Promise<Received> {
   });
 }
 
+/** Waits until the value has stayed the same for half a second. */
+async function unchanged(value: () => number): Promise<void> {
+  for (let round = 0, before = -1; before !== value(); round++) {
+    if (round === 20) throw new Error('it does not come to rest within 10 s');
+    before = value();
+    await new Promise((resolve) => setTimeout(resolve, 500));
+  }
+}
+
 async function until(condition: () => boolean): Promise<void> {
   for (let waitedMs = 0; !condition(); waitedMs += 10) {
-    if (waitedMs > 3000) throw new Error('it did not happen within 3 s');
+    if (waitedMs > 10_000) throw new Error('it did not happen within 10 s');
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }
@@ -119,6 +128,9 @@ describe('a streaming call', () => {
     expect(finished).toMatchObject([{ code: status.DATA_LOSS, error: { code: 'CORRUPT' } }]);
   });
 
+  /** Of 60 KB each: 12 MB, while an unbounded source makes tens of thousands. */
+  const boundedMessages = 200;
+
   test('stops its source when nobody reads on', async () => {
     let made = 0;
     let ended = false;
@@ -134,16 +146,23 @@ describe('a streaming call', () => {
     });
     const request = GetMetadataAllocatedRequest.fromPartial({ snapshotId: 's' });
     const call = client.getMetadataAllocated(request);
+    let got = 0;
     call.on('error', () => undefined);
-    call.pause();
-    let before = -1;
-    // Buffers fill, then the source waits.
-    await until(() => {
-      const still = made > 0 && made === before;
-      before = made;
-      return still;
+    // Only after the first message: until then @grpc/grpc-js itself takes in all that comes, whoever reads.
+    call.on('data', () => {
+      if (++got === 1) call.pause();
     });
-    expect(made).toBeLessThan(200);
+    await until(() => got === 1);
+    // What the windows, the socket and both ends' queues take fills, at any speed; then the source waits.
+    await unchanged(() => made);
+    const waitingAt = made;
+    expect(made).toBeLessThan(boundedMessages);
+    // And each time that the reader goes on, so does the source.
+    call.resume();
+    await until(() => got > waitingAt);
+    call.pause();
+    await unchanged(() => made);
+    expect(made - got).toBeLessThan(boundedMessages);
     call.cancel();
     await until(() => ended && finished.length === 1);
     expect(finished).toMatchObject([{ error: { code: 'UNAVAILABLE' } }]);
