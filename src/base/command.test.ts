@@ -1,4 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
+import { readFile } from 'node:fs/promises';
 import { CommandError, runCommand } from './command.ts';
 
 async function failureOf(promise: Promise<unknown>): Promise<CommandError> {
@@ -93,13 +94,12 @@ describe('runCommand', () => {
   });
 });
 
+/** A zombie has ended, too: it may wait long for a parent that reaps it. */
 async function sleeperGone(pid: number): Promise<boolean> {
-  for (let attempt = 0; attempt < 40; attempt++) {
-    try {
-      process.kill(pid, 0);
-    } catch {
-      return true;
-    }
+  for (let attempt = 0; attempt < 100; attempt++) {
+    const stat = await readFile(`/proc/${pid}/stat`, 'latin1').catch(() => '');
+    // proc_pid_stat(5): the state follows the command, which is in parentheses and may contain some.
+    if (stat === '' || stat.slice(stat.lastIndexOf(')') + 2).startsWith('Z')) return true;
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
   return false;
