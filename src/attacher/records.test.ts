@@ -90,6 +90,20 @@ describe('RecordStore', () => {
     expect(await store.open(systemRandom)).toMatch(/^[0-9a-f]{32}$/);
   });
 
+  test('removes what a crash in the middle of a write left, and nothing else', async () => {
+    await store.open(systemRandom);
+    await store.write(record);
+    const records = join(folder, 'records');
+    const kept = ['README', '.README.tmp', `${volumeKey(record.volumeId)}.json`];
+    await writeFile(join(records, 'README'), 'hello');
+    await writeFile(join(records, '.README.tmp'), 'hello');
+    await writeFile(join(records, '.2222222222222222.json.tmp'), 'torn');
+    await writeFile(join(records, `.${volumeKey(record.volumeId)}.json.tmp`), 'torn');
+    await new RecordStore(folder).open(systemRandom);
+    expect((await readdir(records)).sort()).toEqual(kept.sort());
+    expect(await store.list()).toEqual([{ key: volumeKey(record.volumeId), record }]);
+  });
+
   test('reports bad records beside good ones and passes over other files', async () => {
     await store.open(systemRandom);
     await store.write(record);

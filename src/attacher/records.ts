@@ -71,9 +71,10 @@ export class RecordStore {
     this.#instancePath = join(stateDirectory, 'instance');
   }
 
-  /** Makes the folders and returns the instance id, a new one in a new state directory. */
+  /** Makes the folders and returns the instance id, a new one in a new state directory. Before any other call. */
   async open(random: Random): Promise<string> {
     await mkdir(this.#folder, { recursive: true, mode: 0o700 });
+    await this.#removeTemporaryFiles();
     const existing = (await readFileIfPresent(this.#instancePath))?.trim();
     if (existing !== undefined && /^[0-9a-f]{32}$/.test(existing)) return existing;
     const instanceId = random.bytes(16).toString('hex');
@@ -109,6 +110,15 @@ export class RecordStore {
 
   async remove(key: string): Promise<void> {
     await removeFileDurably(this.#path(key));
+  }
+
+  /** What a crash in the middle of a write has left: torn, and never a record. */
+  async #removeTemporaryFiles(): Promise<void> {
+    for (const name of await readdir(this.#folder)) {
+      if (/^\.[0-9a-f]{16}\.json\.tmp$/.test(name)) {
+        await removeFileDurably(join(this.#folder, name));
+      }
+    }
   }
 
   #path(key: string): string {
