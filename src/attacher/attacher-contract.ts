@@ -185,14 +185,16 @@ export function attacherContract(name: string, openHarness: () => Promise<Contra
 
     test('carries ext4, its flushes and its discards', async () => {
       await withDevice('ext4', async ({ path }, server) => {
-        await run('mkfs.ext4', ['-q', '-E', 'nodiscard', path]);
+        // Not lazily: a kernel that writes zeroes in the background would look like a discard below.
+        const options = 'nodiscard,lazy_itable_init=0,lazy_journal_init=0';
+        await run('mkfs.ext4', ['-q', '-E', options, path]);
         await mounted(path, async (folder) => {
           const flushes = await server.count('Flush');
           await writeDurably(join(folder, 'file'), Buffer.alloc(8 * MiB, 'x'));
           expect(await server.count('Flush')).toBeGreaterThan(flushes);
-          expect(await server.count('Trim')).toBe(0);
+          const discards = await discardCount(server);
           await run('fstrim', ['-v', folder]);
-          expect(await server.count('Trim')).toBeGreaterThan(0);
+          expect(await discardCount(server)).toBeGreaterThan(discards);
         });
         await run('e2fsck', ['-fn', path]);
       });
@@ -418,6 +420,11 @@ async function expectBlocks(
     const expected = Array.from({ length }, (_, next) => block(at + next, seed).toString());
     expect({ at, equal: read === expected.join('') }).toEqual({ at, equal: true });
   }
+}
+
+/** A discard may reach the server as zeroes that need no space: so qemu 10 sends what qemu 7 trims. */
+async function discardCount(server: ContractServer): Promise<number> {
+  return (await server.count('Trim')) + (await server.count('Zero'));
 }
 
 interface Writer {
