@@ -15,16 +15,17 @@ export interface Sandbox {
 }
 
 const markName = 'VDCSI_SANDBOX';
-/** How long processes that are about to end may take. */
-const graceMs = 3000;
 
-export function createSandbox(): Sandbox {
-  const folder = mkdtempSync(join(tmpdir(), 'vdcsi-'));
+export function createSandbox(prefix = 'vdcsi-'): Sandbox {
+  const folder = mkdtempSync(join(tmpdir(), prefix));
   return { folder, environment: { TMPDIR: folder, [markName]: folder } };
 }
 
-/** Says what is there, one line each, then removes all of it, and the folder. */
-export async function removeLeftovers(sandbox: Sandbox): Promise<string[]> {
+/**
+ * Says what is there, one line each, then removes all of it, and the folder. Processes that are about to end have
+ * `graceMs` for it.
+ */
+export async function removeLeftovers(sandbox: Sandbox, graceMs = 3000): Promise<string[]> {
   const deadline = performance.now() + graceMs;
   while (processesOf(sandbox).length > 0 && performance.now() < deadline) await delay(50);
 
