@@ -10,6 +10,7 @@ import { crc32 } from 'node:zlib';
 import { VolumeError } from '../../volumes/errors.ts';
 import { ClusterSet } from '../cluster-set.ts';
 import { SpaceAccounts, type Deadlist } from '../space-accounts.ts';
+import { objectClustersMax, objectCounterMax } from './constants.ts';
 import { counterOf, makeObjectId, writerOf } from './location.ts';
 import { objectKinds } from './object-footer.ts';
 
@@ -103,63 +104,100 @@ function writeSet(out: ByteWriter, set: ClusterSet): void {
 export function decodeAccounts(bytes: Buffer, snapshots: readonly number[]): SpaceAccounts {
   const body = bytes.subarray(0, Math.max(0, bytes.length - 4));
   if (bytes.length < 24 || crc32(body) !== bytes.readUInt32LE(bytes.length - 4)) {
-    throw new VolumeError('CORRUPT', 'reading the space accounts: their checksum is wrong');
+    throw damaged('their checksum is wrong');
   }
   if (body.toString('latin1', 0, 8) !== magic || body.readUInt32LE(8) !== formatVersion) {
-    throw new VolumeError('CORRUPT', 'reading the space accounts: unknown format version');
+    throw damaged('unknown format version');
   }
-  const cursor = { body, at: 20 };
+  const reader = new ByteReader(body, 12);
   const accounts = new SpaceAccounts();
   accounts.snapshots = [...snapshots];
-  for (let n = body.readUInt32LE(12); n > 0; n--) readObject(cursor, accounts);
-  for (let n = body.readUInt32LE(16); n > 0; n--) readDeadlist(cursor, accounts);
+  const objects = reader.u32();
+  const deadlists = reader.u32();
+  for (let n = objects; n > 0; n--) readObject(reader, accounts);
+  for (let n = deadlists; n > 0; n--) readDeadlist(reader, accounts);
+  if (reader.left > 0) throw damaged(`${reader.left} bytes follow their end`);
   return accounts;
 }
 
-interface Cursor {
-  body: Buffer;
-  at: number;
+function damaged(why: string): VolumeError {
+  return new VolumeError('CORRUPT', `reading the space accounts: ${why}`);
 }
 
-function readObject(cursor: Cursor, accounts: SpaceAccounts): void {
-  const objectId = readObjectId(cursor);
-  const kind = cursor.body.readUInt8(cursor.at) === objectKinds.map ? 'map' : 'data';
-  const count = cursor.body.readUInt16LE(cursor.at + 2);
-  const birth = cursor.body.readUInt32LE(cursor.at + 4);
-  cursor.at += 8;
-  accounts.restoreObject(objectId, { kind, birth, count, sealed: true, freed: readSet(cursor) });
+class ByteReader {
+  readonly #body: Buffer;
+  #at: number;
+
+  constructor(body: Buffer, at: number) {
+    this.#body = body;
+    this.#at = at;
+  }
+
+  get left(): number {
+    return this.#body.length - this.#at;
+  }
+
+  u8(): number {
+    return this.#body.readUInt8(this.#take(1));
+  }
+
+  u16(): number {
+    return this.#body.readUInt16LE(this.#take(2));
+  }
+
+  u32(): number {
+    return this.#body.readUInt32LE(this.#take(4));
+  }
+
+  #take(count: number): number {
+    if (count > this.left) throw damaged('they are cut short');
+    this.#at += count;
+    return this.#at - count;
+  }
 }
 
-function readDeadlist(cursor: Cursor, accounts: SpaceAccounts): void {
-  const number = cursor.body.readUInt32LE(cursor.at);
-  const entries = cursor.body.readUInt32LE(cursor.at + 4);
-  cursor.at += 8;
+function readObject(reader: ByteReader, accounts: SpaceAccounts): void {
+  const objectId = readObjectId(reader);
+  const kindNumber = reader.u8();
+  const kind = kindNumber === objectKinds.map ? 'map' : 'data';
+  if (objectKinds[kind] !== kindNumber) throw damaged(`there is no object of kind ${kindNumber}`);
+  reader.u8();
+  const count = reader.u16();
+  const birth = reader.u32();
+  accounts.restoreObject(objectId, { kind, birth, count, sealed: true, freed: readSet(reader) });
+}
+
+function readDeadlist(reader: ByteReader, accounts: SpaceAccounts): void {
+  const number = reader.u32();
+  const entries = reader.u32();
   const deadlist: Deadlist = new Map();
-  for (let n = entries; n > 0; n--) deadlist.set(readObjectId(cursor), readSet(cursor));
+  for (let n = entries; n > 0; n--) deadlist.set(readObjectId(reader), readSet(reader));
   if (number === 0) accounts.headDeadlist = deadlist;
   else accounts.deadlists.set(number, deadlist);
 }
 
-function readObjectId(cursor: Cursor): number {
-  const counter = cursor.body.readUInt32LE(cursor.at);
-  const writer = cursor.body.readUInt32LE(cursor.at + 4);
-  cursor.at += 8;
+function readObjectId(reader: ByteReader): number {
+  const counter = reader.u32();
+  const writer = reader.u32();
+  if (writer === 0 || counter > objectCounterMax) throw damaged('an object has an impossible id');
   return makeObjectId(writer, counter);
 }
 
-function readSet(cursor: Cursor): ClusterSet {
-  const size = cursor.body.readUInt16LE(cursor.at);
-  cursor.at += 2;
+function readSet(reader: ByteReader): ClusterSet {
+  const size = reader.u16();
   const set = new ClusterSet();
   if (size < bitmapFrom) {
-    for (let n = 0; n < size; n++) set.add(cursor.body.readUInt16LE(cursor.at + 2 * n));
-    cursor.at += 2 * size;
-    return set;
-  }
-  for (let index = 0; index < bitmapBytes * 8; index++) {
-    if ((cursor.body.readUInt8(cursor.at + (index >>> 3)) & (1 << (index & 7))) !== 0)
+    for (let n = 0; n < size; n++) {
+      const index = reader.u16();
+      if (index >= objectClustersMax) throw damaged(`an object has no cluster ${index}`);
       set.add(index);
+    }
+  } else {
+    for (let byte = 0; byte < bitmapBytes; byte++) {
+      const bits = reader.u8();
+      for (let bit = 0; bit < 8; bit++) if ((bits & (1 << bit)) !== 0) set.add(byte * 8 + bit);
+    }
   }
-  cursor.at += bitmapBytes;
+  if (set.size !== size) throw damaged(`a set of ${size} clusters holds ${set.size}`);
   return set;
 }

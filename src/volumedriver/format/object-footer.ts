@@ -12,7 +12,7 @@
 import { crc32 } from 'node:zlib';
 import { VolumeError } from '../../volumes/errors.ts';
 import { clusterBytes } from './constants.ts';
-import { counterOf, formatObjectId, makeObjectId, writerOf } from './location.ts';
+import { counterOf, formatObjectId, writerOf } from './location.ts';
 
 export const objectKinds = { data: 1, map: 2 } as const;
 export type ObjectKind = keyof typeof objectKinds;
@@ -71,17 +71,16 @@ export function decodeObjectTail(object: Buffer, objectId: number): ObjectTable 
   if (!footer.subarray(0, 8).equals(magic)) fail('it has no footer');
   if (crc32(footer.subarray(0, checksumOffset)) !== sum)
     fail('the checksum of its footer is wrong');
-  if (footer.readUInt32LE(8) !== formatVersion) fail('its format version is unknown');
-  const writer = footer.readUInt32LE(16);
-  if (writer === 0 || makeObjectId(writer, footer.readUInt32LE(20)) !== objectId) {
-    fail('it is another object');
-  }
+  if (!isOfThisVersion(footer)) fail('its format version is unknown');
+  const kind = footer.readUInt32LE(24) === objectKinds.map ? 'map' : 'data';
+  if (objectKinds[kind] !== footer.readUInt32LE(24)) fail('its kind is unknown');
+  if (!isOf(footer, objectId)) fail('it is another object');
   const count = footer.readUInt32LE(28);
   if (object.length !== objectBytes(count)) fail(`its length does not fit ${count} clusters`);
   const tableBytes = object.subarray(count * clusterBytes, object.length - objectFooterBytes);
   if (crc32(tableBytes) !== footer.readUInt32LE(40)) fail('the checksum of its table is wrong');
   const table: ObjectTable = {
-    kind: footer.readUInt32LE(24) === objectKinds.map ? 'map' : 'data',
+    kind,
     checksums: new Uint32Array(count),
     clusters: new Float64Array(count),
   };
@@ -92,4 +91,15 @@ export function decodeObjectTail(object: Buffer, objectId: number): ObjectTable 
       tableBytes.readUInt32LE(at + 8) + tableBytes.readUInt32LE(at + 12) * 2 ** 32;
   }
   return table;
+}
+
+/** Neither features, nor encryption (a key id), nor compaction (rewrites) can be read by this version. */
+function isOfThisVersion(footer: Buffer): boolean {
+  if (footer.readUInt32LE(8) !== formatVersion) return false;
+  return [12, 32, 36].every((offset) => footer.readUInt32LE(offset) === 0);
+}
+
+function isOf(footer: Buffer, objectId: number): boolean {
+  if (footer.readUInt32LE(16) !== writerOf(objectId)) return false;
+  return footer.readUInt32LE(20) === counterOf(objectId);
 }
