@@ -3,8 +3,8 @@
  * and 5). TLogs that are wholly durable are committed as they are. The rest becomes one new TLog: its records up to the
  * last durable mark keep their locations; the data of those behind it is verified and written again to new objects,
  * because after a failed sync the kernel may show bytes that the disk does not have. The tail is cut at the first record
- * whose data is missing: what comes back is a prefix. The object that was being filled at the mark is written again as a
- * whole, since it can't be sealed in the middle: an interrupted recovery must find everything as this one did.
+ * whose data is missing: what comes back is a prefix. Local files keep all their data until then, since a recovery that is
+ * interrupted must be able to begin again.
  */
 import type { Logger } from '../../base/logger.ts';
 import { VolumeError } from '../../volumes/errors.ts';
@@ -31,17 +31,15 @@ export interface TailPlan {
   replaced: ParsedTlog | null;
   /** Records at or before the durable mark: their data stays where it is. */
   kept: LogRecord[];
-  /** The records after those: their data is verified and written again. */
+  /** Records behind the mark: their data is verified and written again. */
   loose: LogRecord[];
-  /** So many of the loose records are before the mark: that their data is missing is damage, not a torn end. */
-  looseDurable: number;
 }
 
 /** CORRUPT when the log is damaged before its last durable mark: nothing is cut silently there. */
 export function planTail(tail: LocalLog): TailPlan {
   const mark = lastMark(tail);
   assertIntact(tail, mark);
-  const plan: TailPlan = { asTheyAre: [], replaced: null, kept: [], loose: [], looseDurable: 0 };
+  const plan: TailPlan = { asTheyAre: [], replaced: null, kept: [], loose: [] };
   for (const tlog of tail.tlogs) {
     const end = tlog.records.at(-1)?.end ?? tlogHeaderBytes;
     if (tlog.sealed && plan.replaced === null && isCovered(mark, tlog, end)) {
@@ -55,20 +53,7 @@ export function planTail(tail: LocalLog): TailPlan {
     }
     if (!tlog.sealed) break; // whatever follows a torn end is not part of the prefix
   }
-  loosenSharedObject(plan);
   return plan;
-}
-
-/** Moves what was kept of an object that has loose records as well, and what follows it, to the loose records. */
-function loosenSharedObject(plan: TailPlan): void {
-  const loose = writesByObject(plan.loose);
-  const first = plan.kept.findIndex(
-    (record) => record.type === 'write' && loose.has(record.objectId),
-  );
-  if (first < 0) return;
-  const moved = plan.kept.splice(first);
-  plan.looseDurable = moved.length;
-  plan.loose = [...moved, ...plan.loose];
 }
 
 /** Whether the mark says that the TLog was durable up to that byte. */
@@ -132,18 +117,12 @@ export async function carryOver(parts: SettleParts, plan: TailPlan): Promise<str
   const { log } = parts;
   await storeObjects(parts, plan.kept, objectsOf(plan.loose));
   for (const record of plan.kept) log.append([record]);
-  for (const [i, record] of plan.loose.entries()) {
+  for (const record of plan.loose) {
     if (record.type !== 'write') {
       log.append([record]);
       continue;
     }
     const data = await readData(parts, record);
-    if (data === undefined && i < plan.looseDurable) {
-      throw new VolumeError(
-        'CORRUPT',
-        `opening a volume: flushed data of object ${formatObjectId(record.objectId)} in ${parts.directory} is damaged`,
-      );
-    }
     if (data === undefined) {
       const reason = `data of object ${formatObjectId(record.objectId)} is missing behind the last sync`;
       parts.logger.warn('the end of the log was cut', {
@@ -240,7 +219,12 @@ function copyObject(disk: Disk, from: string, to: string, clusters: number): Dis
     const data = Buffer.alloc(clusters * clusterBytes);
     source.readSync(data, 0);
     const copy = disk.create(to);
-    copy.write([data], 0);
+    try {
+      copy.write([data], 0);
+    } catch (error) {
+      copy.close();
+      throw error;
+    }
     return copy;
   } finally {
     source.close();
