@@ -83,7 +83,11 @@ export class Connection implements Receiver {
     this.#socket = receiveInto(accepted, this);
     this.#context = context;
     this.#logger = context.logger;
-    this.#writer = new ReplyWriter(this.#socket, () => this.#session?.transmission.wake());
+    this.#writer = new ReplyWriter(
+      this.#socket,
+      () => this.#session?.transmission.wake(),
+      (payload) => this.#device?.giveBack?.(payload),
+    );
     this.#negotiation = new Negotiation(context.exports, context.logger);
     this.#options = new OptionParser(context.limits);
     this.#handshakeBudgetMs = context.limits.handshakeTimeoutMs;

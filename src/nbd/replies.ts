@@ -60,7 +60,7 @@ export class Replies {
   data(header: RequestHeader, buffers: Buffer[]): void {
     let total = 0;
     for (const buffer of buffers) total += buffer.length;
-    assert(total === header.length, `a device read ${total} bytes instead of ${header.length}`);
+    assert(total === header.length, 'a device reads as many bytes as were asked for');
     if (!this.#structured) {
       const { bytes, at } = this.#writer.reserve(simpleReplyBytes);
       writeSimpleReply(bytes, at, header, nbdErrors.OK);
@@ -94,7 +94,7 @@ export class Replies {
         length += buffer.length;
       }
       const place = { offset, length, done: offset + length === end };
-      if (hole) this.#holeChunk(header, place);
+      if (hole) this.#holeChunk(header, place, run);
       else if (length > 0) this.#dataChunk(header, place, run);
       offset += length;
     }
@@ -108,12 +108,13 @@ export class Replies {
     for (const buffer of run) this.#writer.push(buffer);
   }
 
-  #holeChunk(cookie: Cookie, place: Place): void {
+  #holeChunk(cookie: Cookie, place: Place, run: Buffer[]): void {
     const payloadBytes = offsetBytes + 4;
     const { bytes, at } = this.#writer.reserve(structuredHeaderBytes + payloadBytes);
     const chunk = { type: chunkTypes.OFFSET_HOLE, done: place.done, payloadBytes };
     const end = writeUint64(bytes, place.offset, writeChunkHeader(bytes, at, cookie, chunk));
     bytes.writeUInt32BE(place.length, end);
+    for (const buffer of run) this.#writer.giveBack(buffer);
   }
 
   /** A reply of one chunk. */

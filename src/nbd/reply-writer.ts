@@ -15,20 +15,28 @@ const spareStagings = 2;
 export class ReplyWriter {
   readonly #socket: Socket;
   readonly #onTaken: () => void;
+  /** For a payload that is not needed any more. */
+  readonly giveBack: (payload: Buffer) => void;
   readonly #spares: Buffer[] = [];
   #staging: Buffer;
   /** `#staging` from `#start` to `#end` is not yet in `#parts`. */
   #start = 0;
   #end = 0;
   #parts: Buffer[] = [];
+  /** Those of `#parts` that are somebody's, to be given back when they are sent. */
+  #lent: Buffer[] = [];
   #partBytes = 0;
   #scheduled = false;
   #closed = false;
 
-  /** `onTaken` is called whenever the system has taken replies without an error. */
-  constructor(socket: Socket, onTaken: () => void) {
+  /**
+   * `onTaken` is called whenever the system has taken replies without an error, after `giveBack` for each payload that
+   * is not needed any more.
+   */
+  constructor(socket: Socket, onTaken: () => void, giveBack: (payload: Buffer) => void) {
     this.#socket = socket;
     this.#onTaken = onTaken;
+    this.giveBack = giveBack;
     this.#staging = Buffer.allocUnsafeSlow(stagingBytes);
   }
 
@@ -51,11 +59,13 @@ export class ReplyWriter {
     if (payload.length <= copiedBytes) {
       const { bytes, at } = this.reserve(payload.length);
       payload.copy(bytes, at);
+      this.giveBack(payload);
       return;
     }
     if (this.#closed) return;
     this.#cut();
     this.#parts.push(payload);
+    this.#lent.push(payload);
     this.#partBytes += payload.length;
     this.#schedule();
     if (this.#partBytes >= eagerBytes) this.flush();
@@ -74,11 +84,13 @@ export class ReplyWriter {
       return;
     }
     const staging = this.#staging;
+    const lent = this.#lent;
+    this.#lent = [];
     const last = parts.length - 1;
     if (last > 0) this.#socket.cork();
     for (const [index, part] of parts.entries()) {
       if (index < last) this.#socket.write(part);
-      else this.#socket.write(part, (error) => this.#taken(staging, error));
+      else this.#socket.write(part, (error) => this.#taken(staging, lent, error));
     }
     if (last > 0) this.#socket.uncork();
     this.#staging = this.#spares.pop() ?? Buffer.allocUnsafeSlow(stagingBytes);
@@ -89,6 +101,7 @@ export class ReplyWriter {
   close(): void {
     this.#closed = true;
     this.#parts = [];
+    this.#lent = [];
     this.#partBytes = 0;
   }
 
@@ -114,10 +127,11 @@ export class ReplyWriter {
     this.flush();
   }
 
-  #taken(staging: Buffer, error: Error | null | undefined): void {
+  #taken(staging: Buffer, lent: readonly Buffer[], error: Error | null | undefined): void {
     // A failed write ends the connection, by the socket's error event.
     if (this.#closed || (error !== null && error !== undefined)) return;
     if (this.#spares.length < spareStagings) this.#spares.push(staging);
+    for (const payload of lent) this.giveBack(payload);
     this.#onTaken();
   }
 }

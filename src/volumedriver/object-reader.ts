@@ -8,6 +8,7 @@ import type { Disk, DiskFile } from './disk/disk.ts';
 import { clusterBytes } from './format/constants.ts';
 import { formatObjectId } from './format/location.ts';
 import { keys } from './keys.ts';
+import { ReadMemory } from './read-memory.ts';
 import type { ObjectStore } from './store/object-store.ts';
 
 /** Unit of reads from the store and of its cache. */
@@ -23,6 +24,8 @@ export interface ObjectReaderOptions {
 }
 
 export class ObjectReader {
+  /** What is read goes there. */
+  readonly memory = new ReadMemory();
   readonly #disk: Disk;
   readonly #store: ObjectStore;
   readonly #cacheWindowsMax: number;

@@ -52,6 +52,10 @@ abstract class ViewDevice implements BlockDevice, VolumeClient {
     return await readBytes(this.view, this.#reader, offset, length);
   }
 
+  giveBack(buffer: Buffer): void {
+    this.#reader.memory.giveBack(buffer);
+  }
+
   async cache(offset: number, length: number): Promise<void> {
     this.checkRange('caching', offset, length);
     if (length === 0) return;

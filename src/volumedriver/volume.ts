@@ -84,7 +84,9 @@ export class Volume {
           cluster * clusterBytes,
           count * clusterBytes,
         );
-        return Buffer.concat(bytes);
+        const whole = Buffer.concat(bytes);
+        for (const buffer of bytes) reader.memory.giveBack(buffer);
+        return whole;
       },
     });
     this.#checkpointer = new Checkpointer(

@@ -14,6 +14,12 @@ export interface BlockDevice {
   read(offset: number, length: number): Promise<Buffer[]>;
 
   /**
+   * Tells that a buffer which `read` returned will not be looked at again: the device may use its memory for another
+   * read at once. To be called at most once for each of them; not calling it costs garbage, nothing else.
+   */
+  giveBack?(buffer: Buffer): void;
+
+  /**
    * Writes. Resolves when the write is in the log and a crash of this process cannot lose it; `fua` waits until
    * a power cut cannot lose it either. `data` must stay unchanged until then. Requests issued in one turn of
    * the event loop are applied in the order of the calls.
