@@ -4,6 +4,7 @@
  * last slot: that is the tail. The others are leftovers of recoveries that were themselves interrupted, or, when another
  * owner has committed meanwhile, a tail that can't become part of the volume any more.
  */
+import { VolumeError } from '../../volumes/errors.ts';
 import type { Disk } from '../disk/disk.ts';
 import { linkOf, noNonce, type TlogHeader } from '../format/tlog-header.ts';
 import { parseTlog, type ParsedTlog } from '../log/tlog-reader.ts';
@@ -52,7 +53,10 @@ function readLocalLog(disk: Disk, directory: string): LocalLog {
   return { directory, tlogs: tlogs.sort((a, b) => a.header.slot - b.header.slot) };
 }
 
-/** Sorts local logs by what they are to the backend's last slot (null when it has none). */
+/**
+ * Sorts local logs by what they are to the backend's last slot (null when it has none). CORRUPT when a TLog is missing in
+ * the tail that was durable.
+ */
 export function classify(logs: readonly LocalLog[], last: TlogHeader | null): LocalState {
   const state: LocalState = { tail: null, obsolete: [], overtaken: [] };
   const nonces = new Set(logs.flatMap((log) => log.tlogs.map(({ header }) => header.nonce)));
@@ -101,7 +105,13 @@ function continuing(log: LocalLog, last: TlogHeader | null): LocalLog {
     slot = tlog.header.slot;
     nonce = tlog.header.nonce;
   }
-  return { directory: log.directory, tlogs };
+  const mark = lastMark(log);
+  if (mark.slot <= slot) return { directory: log.directory, tlogs };
+  throw new VolumeError(
+    'CORRUPT',
+    `opening a volume: slot ${slot + 1} is missing in ${log.directory}, although it was flushed up to slot ${mark.slot}; ` +
+      'restore the file or remove the directory to lose what is in it',
+  );
 }
 
 /** The place up to which the log is known to have been durable: its last sync mark. */
