@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { MemoryStorage, type Call } from '../../test/support/memory-device.ts';
 import { eventually, startNbdFixture, type NbdFixture } from '../../test/support/nbd-fixture.ts';
 import { RawNbdClient, type Place } from '../../test/support/raw-nbd-client.ts';
+import type { LogFields, Logger } from '../base/logger.ts';
 import { VolumeError } from '../volumes/errors.ts';
 import { encodeMetaContextRequest } from './handshake-codec.ts';
 import { chunkTypes, commandFlags, commands, nbdErrors, options } from './protocol.ts';
@@ -134,6 +135,37 @@ describe('refused, and the connection goes on', () => {
     const secret = await client.chunk();
     expect([secret.type, secret.payload.readUInt32BE(0)]).toEqual([chunkTypes.ERROR, EIO]);
     expect(secret.payload.toString('utf8', 6)).toBe('internal error');
+  });
+
+  test('each kind of failure is logged once; damage and our own mistakes are errors', async () => {
+    const logged: unknown[][] = [];
+    const at = (level: string) => (message: string, fields?: LogFields) => {
+      if (message === 'request failed') logged.push([level, fields?.['code'], fields?.['offset']]);
+    };
+    const logger: Logger = {
+      ...{ error: at('error'), warn: at('warn'), info: at('info'), debug: at('debug') },
+      child: () => logger,
+    };
+    await fixture.close();
+    fixture = await startNbdFixture({ logger });
+    const codes = ['OUT_OF_SPACE', 'CORRUPT', 'OUT_OF_SPACE', null, 'CORRUPT', null] as const;
+    let next = 0;
+    fixture.exports.add('vol', new MemoryStorage(sizeBytes), (call) => {
+      const code = codes[next];
+      if (call.operation !== 'read' || code === undefined) return;
+      next += 1;
+      throw code === null ? new Error('a mistake') : new VolumeError(code, 'reading: why');
+    });
+    const client = await open();
+    for (let i = 0; i < codes.length; i++) {
+      client.request(READ, i, { offset: i * 512, length: 512 });
+      expect((await client.simple()).error).not.toBe(nbdErrors.OK);
+    }
+    expect(logged).toEqual([
+      ['warn', 'OUT_OF_SPACE', 0],
+      ['error', 'CORRUPT', 512],
+      ['error', null, 1536],
+    ]);
   });
 });
 

@@ -6,7 +6,7 @@
 import { assert } from '../base/assert.ts';
 import type { Logger } from '../base/logger.ts';
 import type { BlockDevice } from '../volumes/block-device.ts';
-import { VolumeError } from '../volumes/errors.ts';
+import { VolumeError, type ErrorCode } from '../volumes/errors.ts';
 import { beyondEndError, replyErrorOf } from './errors.ts';
 import { maxExtentsPerReply, type NbdLimits } from './limits.ts';
 import type { Agreement } from './negotiation.ts';
@@ -60,6 +60,8 @@ export class Transmission implements RequestSink {
   #stalled = false;
   #finishing = false;
   #failures = 0;
+  /** The kinds of failures that have been logged; null for what is no VolumeError. */
+  readonly #logged = new Set<ErrorCode | null>();
   #whenIdle: (() => void)[] = [];
 
   constructor(agreement: Agreement, replies: Replies, context: TransmissionContext) {
@@ -204,9 +206,14 @@ export class Transmission implements RequestSink {
 
   #fail(header: RequestHeader, error: unknown): void {
     this.#failures += 1;
-    // One line per connection: a broken device fails thousands of requests.
-    if (this.#failures === 1) {
-      this.#logger.warn('request failed', { command: header.command, error });
+    const code = error instanceof VolumeError ? error.code : null;
+    // One line per connection and kind: a broken device fails thousands of requests.
+    if (!this.#logged.has(code)) {
+      this.#logged.add(code);
+      const fields = { command: header.command, offset: header.offset, code, error };
+      // Damage, and our own mistakes, need somebody who looks.
+      if (code === 'CORRUPT' || code === null) this.#logger.error('request failed', fields);
+      else this.#logger.warn('request failed', fields);
     }
     const message = error instanceof VolumeError ? error.message : 'internal error';
     this.#replies.error(header, replyErrorOf(error, header.command), message);
