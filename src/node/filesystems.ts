@@ -1,6 +1,6 @@
 /**
  * The filesystems that a volume can carry, through their own tools. Making one is the only destructive step of
- * this driver, so nothing here decides on it: `format` is called by format-volume.ts alone, for volumes that the
+ * this driver, so nothing here decides on it: `format` is called by prepare-filesystem.ts alone, for volumes that the
  * volumedriver knows to be unwritten. Probing answers or fails; "nothing found" is never a permission.
  */
 import type { FilesystemType } from '../csi/volume-capability.ts';

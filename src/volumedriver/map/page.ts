@@ -1,5 +1,5 @@
 /**
- * The shape of a map page and of references to pages (docs/formats-map.md). A page is 256 entries of four u32 words,
+ * The shape of a map page and of references to pages (docs/formats.md). A page is 256 entries of four u32 words,
  * little-endian: location low, writer, checksum, spare (0). In a leaf (level 0) an entry is a cluster; in an inner page
  * it is a child page. An entry whose writer is 0 is a hole or an absent child.
  *
