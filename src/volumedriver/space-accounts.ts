@@ -176,15 +176,16 @@ export class SpaceAccounts {
   #addDead(deadlist: Deadlist, objectId: number, index: number): void {
     let clusters = deadlist.get(objectId);
     if (clusters === undefined) deadlist.set(objectId, (clusters = new ClusterSet()));
-    assert(clusters.add(index), `cluster ${index} of ${formatObjectId(objectId)} dies once`);
+    if (!clusters.add(index)) {
+      assert(false, `cluster ${index} of ${formatObjectId(objectId)} dies once`);
+    }
   }
 
   #free(objectId: number, account: ObjectAccount, index: number): void {
-    assert(index < account.count, `cluster ${index} of ${formatObjectId(objectId)} exists`);
-    assert(
-      account.freed.add(index),
-      `cluster ${index} of ${formatObjectId(objectId)} is freed once`,
-    );
+    // Called for every cluster that is overwritten: a message is made only when it is needed.
+    if (index >= account.count || !account.freed.add(index)) {
+      assert(false, `cluster ${index} of ${formatObjectId(objectId)} exists, and is freed once`);
+    }
     this.#liveClusters--;
     this.#doomIfDead(objectId, account);
   }

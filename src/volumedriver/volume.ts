@@ -149,8 +149,13 @@ export class Volume {
 
   /** `alive` is asked after every wait: a request of a client that has gone is not applied any more. */
   async write(offset: number, data: Buffer, alive: () => boolean): Promise<void> {
-    await this.#admit(data.length, alive);
-    await this.#guardSpace(this.#writes.write(offset, data));
+    if (this.#obstacle(data.length) !== undefined) await this.#admit(data.length, alive);
+    try {
+      await this.#writes.write(offset, data);
+    } catch (error) {
+      this.#noteSpace(error);
+      throw error;
+    }
     this.#logged();
   }
 
@@ -348,15 +353,20 @@ export class Volume {
 
   /** Waits until a write may be appended: back-pressure, never more than that. */
   async #admit(bytes: number, alive: () => boolean): Promise<void> {
-    this.#assertRunning();
-    if (bytes > 0) this.#environment.space.assertRoom();
     for (;;) {
-      const wait = this.#hold?.promise ?? this.#image.map.pressure() ?? this.#unsyncedPressure();
+      const wait = this.#obstacle(bytes);
       if (wait === undefined) return;
       await wait;
       this.#assertRunning();
       if (!alive()) throw new VolumeError('SHUTTING_DOWN', 'writing: the client has gone');
     }
+  }
+
+  /** What a write has to wait for now. */
+  #obstacle(bytes: number): Promise<void> | undefined {
+    this.#assertRunning();
+    if (bytes > 0) this.#environment.space.assertRoom();
+    return this.#hold?.promise ?? this.#image.map.pressure() ?? this.#unsyncedPressure();
   }
 
   #unsyncedPressure(): Promise<void> | undefined {
@@ -372,9 +382,13 @@ export class Volume {
     try {
       await write;
     } catch (error) {
-      if (hasCode(error, 'OUT_OF_SPACE')) this.#environment.space.diskIsFull();
+      this.#noteSpace(error);
       throw error;
     }
+  }
+
+  #noteSpace(error: unknown): void {
+    if (hasCode(error, 'OUT_OF_SPACE')) this.#environment.space.diskIsFull();
   }
 
   /** After records were appended: a long TLog is closed and goes to the backend. */

@@ -52,15 +52,12 @@ export class WritePath {
   }
 
   /** Resolves when the write is in the log. OUT_OF_SPACE, HALTED. */
-  async write(offset: number, data: Buffer): Promise<void> {
+  write(offset: number, data: Buffer): Promise<void> {
     const first = Math.floor(offset / clusterBytes);
     const end = Math.ceil((offset + data.length) / clusterBytes);
     const aligned = offset % clusterBytes === 0 && data.length % clusterBytes === 0;
-    if (aligned && this.#locks.idle) {
-      await this.#enqueue(first, data);
-      return;
-    }
-    await this.#locks.run(first, end, async () => {
+    if (aligned && this.#locks.idle) return this.#enqueue(first, data);
+    return this.#locks.run(first, end, async () => {
       if (aligned) await this.#enqueue(first, data);
       else await this.#writeUnaligned(offset, data);
     });

@@ -43,27 +43,65 @@ interface Fields {
   cluster: number;
   low: number;
   high: number;
-  payload: Uint8Array;
+  payload: Uint8Array | Uint32Array;
 }
 
 const noPayload = new Uint8Array(0);
 
+export interface EncodedRecords {
+  bytes: Buffer;
+  /** Of the last one: the seed of the next. */
+  checksum: number;
+}
+
+/**
+ * Encodes records that follow each other, into memory of their own; `previous` is the checksum of the record before them
+ * (the header's for the first).
+ */
+export function encodeRecords(records: readonly LogRecord[], previous: number): EncodedRecords {
+  const all = records.map(fieldsOf);
+  let total = 0;
+  for (const { payload } of all) total += lengthOf(payload);
+  const words = new Uint32Array(total / 4);
+  const bytes = Buffer.from(words.buffer);
+  let at = 0;
+  let checksum = previous;
+  for (const fields of all) {
+    const length = encodeFields(fields, { words, bytes, at });
+    checksum = crc32(bytes.subarray(at + 8, at + length), checksum);
+    words[at / 4 + 1] = checksum;
+    at += length;
+  }
+  return { bytes, checksum };
+}
+
 /** Encodes one record; `previous` is the checksum of the record before it (the header's for the first). */
 export function encodeRecord(record: LogRecord, previous: number): Buffer {
-  const fields = fieldsOf(record);
-  const length = (recordHeaderBytes + fields.payload.length + 7) & ~7;
+  return encodeRecords([record], previous).bytes;
+}
+
+/** Writes all but the checksum into zeroes, and returns the record's length. */
+function encodeFields(
+  { type, count, cluster, low, high, payload }: Fields,
+  { words, bytes, at }: { words: Uint32Array; bytes: Buffer; at: number },
+): number {
+  const length = lengthOf(payload);
   assert(length <= recordBytesMax, 'a record stays within its bound');
-  const bytes = Buffer.alloc(length);
-  bytes.writeUInt32LE(length, 0);
-  bytes.writeUInt8(fields.type, 8);
-  bytes.writeUInt32LE(fields.count, 12);
-  bytes.writeUInt32LE(fields.cluster % 2 ** 32, 16);
-  bytes.writeUInt32LE(Math.floor(fields.cluster / 2 ** 32), 20);
-  bytes.writeUInt32LE(fields.low, 24);
-  bytes.writeUInt32LE(fields.high, 28);
-  bytes.set(fields.payload, recordHeaderBytes);
-  bytes.writeUInt32LE(crc32(bytes.subarray(8), previous), 4);
-  return bytes;
+  const first = at / 4;
+  words[first] = length;
+  words[first + 2] = type;
+  words[first + 3] = count;
+  words[first + 4] = cluster % 2 ** 32;
+  words[first + 5] = cluster / 2 ** 32;
+  words[first + 6] = low;
+  words[first + 7] = high;
+  if (payload instanceof Uint32Array) words.set(payload, first + recordHeaderBytes / 4);
+  else bytes.set(payload, at + recordHeaderBytes);
+  return length;
+}
+
+function lengthOf(payload: Uint8Array | Uint32Array): number {
+  return (recordHeaderBytes + payload.byteLength + 7) & ~7;
 }
 
 /** The checksum of an encoded record: the seed of the next one. */
@@ -81,7 +119,7 @@ function fieldsOf(record: LogRecord): Fields {
         cluster: record.cluster,
         low: locationLow(record.objectId, record.index),
         high: writerOf(record.objectId),
-        payload: bytesOf(record.checksums),
+        payload: record.checksums,
       };
     case 'range':
       return { ...empty, type: recordTypes.range, count: record.count, cluster: record.cluster };
@@ -96,10 +134,6 @@ function fieldsOf(record: LogRecord): Fields {
     case 'end':
       return { ...empty, type: recordTypes.end, count: record.count };
   }
-}
-
-function bytesOf(words: Uint32Array): Uint8Array {
-  return new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
 }
 
 export interface DecodedRecord {
@@ -174,6 +208,6 @@ function controlOf(bytes: Buffer, count: number): LogRecord | undefined {
 
 function wordsOf(bytes: Buffer): Uint32Array {
   const words = new Uint32Array(bytes.length / 4);
-  bytesOf(words).set(bytes);
+  new Uint8Array(words.buffer).set(bytes);
   return words;
 }

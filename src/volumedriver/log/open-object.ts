@@ -33,7 +33,8 @@ export class OpenObject {
 
   /**
    * Stages clusters behind those that are stored: computes their checksums. Nothing counts as stored before commit(),
-   * so a failed write leaves the object as it was. `data` is whole clusters; `at` is the index of the first.
+   * so a failed write leaves the object as it was. `data` is whole clusters; `at` is the index of the first. The checksums
+   * stay as they are once committed.
    */
   stage(at: number, cluster: number, data: Buffer): Uint32Array {
     const count = data.length / clusterBytes;
@@ -43,7 +44,7 @@ export class OpenObject {
       this.#checksums[at + i] = clusterChecksum(bytes, this.objectId, at + i);
       this.#clusters[at + i] = cluster + i;
     }
-    return this.#checksums.slice(at, at + count);
+    return this.#checksums.subarray(at, at + count);
   }
 
   /** Writes staged clusters in one call. Throws OUT_OF_SPACE or INTERNAL and stores nothing then. */

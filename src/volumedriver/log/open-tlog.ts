@@ -1,6 +1,6 @@
 /** The TLog that is being written: a local file of a header and chained records (format/record.ts). */
 import type { DiskFile } from '../disk/disk.ts';
-import { checksumOf, encodeRecord, type LogRecord } from '../format/record.ts';
+import { encodeRecords, type LogRecord } from '../format/record.ts';
 import { encodeTlogHeader, headerChecksum, type TlogHeader } from '../format/tlog-header.ts';
 import { SyncAppender } from './sync-appender.ts';
 
@@ -31,15 +31,9 @@ export class OpenTlog {
 
   /** Appends all of them or none: a failed write leaves the TLog as it was. */
   append(records: readonly LogRecord[]): void {
-    const buffers: Buffer[] = [];
-    let checksum = this.#checksum;
-    for (const record of records) {
-      const bytes = encodeRecord(record, checksum);
-      checksum = checksumOf(bytes);
-      buffers.push(bytes);
-    }
+    const { bytes, checksum } = encodeRecords(records, this.#checksum);
     try {
-      this.#appender.append(buffers);
+      this.#appender.append([bytes]);
     } catch (error) {
       // What a failed write left behind must not look like records of this log after the next one.
       this.file.truncate(this.#appender.position);
