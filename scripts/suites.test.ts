@@ -10,6 +10,7 @@ describe('suiteOf', () => {
     ['src/attacher/fuse/grow.test.ts', 'attach and kernel'],
     ['src/node/mountinfo.test.ts', 'attach and kernel'],
     ['test/kernel/nested/deep/x.test.ts', 'attach and kernel'],
+    ['test/demo/demo.test.ts', 'attach and kernel'],
     ['test/conformance/attach.test.ts', 'attach and kernel'],
     ['test/conformance/csi-node.test.ts', 'attach and kernel'],
     ['test/conformance/nbd-clients.test.ts', 'engine and NBD'],

@@ -41,6 +41,7 @@ export const suites: readonly Suite[] = [
       'src/attacher/**',
       'src/node/**',
       'test/kernel/**',
+      'test/demo/**',
       'test/conformance/attach*',
       'test/conformance/csi*',
     ],

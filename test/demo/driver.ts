@@ -1,6 +1,6 @@
 /**
- * The driver under the story: `volumedriver-csi all` as a process of its own, in a session of its own, so that Ctrl-C
- * reaches the story alone, which then stops it in good order.
+ * The driver under the story. Each of its processes has a session of its own, so that Ctrl-C reaches the story alone,
+ * which then stops them in good order.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, existsSync, openSync, readFileSync, readdirSync } from 'node:fs';
@@ -12,41 +12,34 @@ const root = resolve(import.meta.dirname, '../..');
 const readyMs = 30_000;
 const stopMs = 30_000;
 const pollMs = 25;
+const restartMs = 200;
+/** When the story breaks off, clients are still there. */
+const grace = ['--grace', '1'];
+
+export interface DriverOptions {
+  /** All of it lies there. */
+  readonly folder: string;
+  /** For its processes: the sandbox's mark. */
+  readonly environment: Readonly<Record<string, string>>;
+  /** Attaching needs root. Without, there are only the volumedriver and the CSI controller. */
+  readonly attaches: boolean;
+}
 
 export class Driver {
   readonly csi: CsiClient;
-  readonly #folder: string;
-  readonly #child: ChildProcess;
+  readonly #options: DriverOptions;
+  readonly #children = new Map<string, ChildProcess>();
   #ended: string | null = null;
+  #stopping = false;
 
-  private constructor(folder: string, child: ChildProcess) {
-    this.#folder = folder;
-    this.#child = child;
-    this.csi = new CsiClient({ kind: 'unix', path: join(folder, 'csi.sock') });
-    child.once('error', (error) => (this.#ended = error.message));
-    child.once('exit', (code, signal) => (this.#ended = signal ?? `exit code ${String(code)}`));
+  constructor(options: DriverOptions) {
+    this.#options = options;
+    this.csi = new CsiClient({ kind: 'unix', path: join(options.folder, 'csi.sock') });
+    for (const args of rolesOf(options)) this.#start(args);
   }
 
-  /** Starts it below `folder`, with the sandbox's mark in its environment. */
-  static start(folder: string, environment: Readonly<Record<string, string>>): Driver {
-    const log = openSync(join(folder, 'driver.log'), 'a', 0o600);
-    const child = spawn(
-      join(root, 'bin/volumedriver-csi'),
-      [
-        'all',
-        ...['--data-dir', join(folder, 'data'), '--backend', `file:${join(folder, 'store')}`],
-        ...['--csi', `unix:${join(folder, 'csi.sock')}`, '--node-id', nodeId],
-        // When the story breaks off, clients are still there.
-        ...['--grace', '1'],
-      ],
-      { detached: true, stdio: ['ignore', log, log], env: { ...process.env, ...environment } },
-    );
-    closeSync(log);
-    return new Driver(folder, child);
-  }
-
-  get pid(): number | undefined {
-    return this.#child.pid;
+  get pids(): number[] {
+    return [...this.#children.values()].flatMap(({ pid }) => pid ?? []);
   }
 
   /** Resolves when the driver can make volumes; rejects after half a minute, or when it ends. */
@@ -79,7 +72,7 @@ export class Driver {
 
   /** Every key of the backend, without the writer numbers, and how many of those there are. */
   listStore(): { keys: string[]; writers: number } {
-    const store = join(this.#folder, 'store');
+    const store = join(this.#options.folder, 'store');
     const files = readdirSync(store, { recursive: true, withFileTypes: true })
       .filter((entry) => entry.isFile())
       .map((entry) => join(entry.parentPath, entry.name).slice(store.length + 1))
@@ -90,38 +83,83 @@ export class Driver {
 
   /** Sockets that are left after stop(). */
   sockets(): string[] {
-    return readdirSync(this.#folder, { recursive: true, withFileTypes: true })
+    return readdirSync(this.#options.folder, { recursive: true, withFileTypes: true })
       .filter((entry) => entry.isSocket())
       .map((entry) => join(entry.parentPath, entry.name));
   }
 
   /** The last lines of the log that tell of trouble. */
   lastWords(): string[] {
-    const path = join(this.#folder, 'driver.log');
+    const path = join(this.#options.folder, 'driver.log');
     if (!existsSync(path)) return [];
     const lines = readFileSync(path, 'utf8').trimEnd().split('\n');
     return lines.filter((line) => !line.includes('"level":"info"')).slice(-5);
   }
 
-  /** Asks it to end, kills it after half a minute. Idempotent. */
+  /** Asks all of it to end, the data plane last; kills it after half a minute. Idempotent. */
   async stop(): Promise<void> {
+    this.#stopping = true;
     this.csi.close();
-    if (this.#ended !== null || this.#child.pid === undefined) return;
-    this.#child.kill('SIGTERM');
-    try {
-      await waitFor('the driver to end', stopMs, () => Promise.resolve(this.#ended !== null));
-    } catch (error) {
-      process.kill(-this.#child.pid, 'SIGKILL');
-      throw error;
+    for (const [role, child] of [...this.#children].reverse()) {
+      child.kill('SIGTERM');
+      try {
+        const ended = (): Promise<boolean> => Promise.resolve(!this.#children.has(role));
+        await waitFor(`${role} to end`, stopMs, ended);
+      } catch (error) {
+        if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
+        throw error;
+      }
     }
+  }
+
+  #start(args: readonly string[]): void {
+    const { folder, environment } = this.#options;
+    const [role = ''] = args;
+    const log = openSync(join(folder, 'driver.log'), 'a', 0o600);
+    const child = spawn(join(root, 'bin/volumedriver-csi'), args, {
+      detached: true,
+      stdio: ['ignore', log, log],
+      env: { ...process.env, ...environment },
+    });
+    closeSync(log);
+    this.#children.set(role, child);
+    child.once('error', (error) => (this.#ended = error.message));
+    child.once('exit', (code, signal) => {
+      this.#children.delete(role);
+      if (this.#stopping) return;
+      if (role !== 'volumedriver') this.#ended = signal ?? `${role}: exit code ${String(code)}`;
+      else void systemClock.sleep(restartMs).then(() => this.#restart(args));
+    });
+  }
+
+  /** What `all`, or Kubernetes, does otherwise. */
+  #restart(args: readonly string[]): void {
+    if (!this.#stopping) this.#start(args);
   }
 
   /** The lock file of the data directory names its holder; for a moment at its start, nobody. */
   #volumedriverPid(): number | null {
-    const text = readFileSync(join(this.#folder, 'data/volumedriver/lock'), 'utf8');
+    const text = readFileSync(join(this.#options.folder, 'data/volumedriver/lock'), 'utf8');
     const digits = /^process (\d+)/.exec(text)?.[1];
     return digits === undefined ? null : Number(digits);
   }
+}
+
+/** The arguments of each process, data plane first. */
+function rolesOf({ folder, attaches }: DriverOptions): string[][] {
+  const store = ['--backend', `file:${join(folder, 'store')}`];
+  const csi = ['--csi', `unix:${join(folder, 'csi.sock')}`];
+  const node = ['--node-id', nodeId];
+  if (attaches) {
+    return [['all', '--data-dir', join(folder, 'data'), ...store, ...csi, ...node, ...grace]];
+  }
+  const data = ['--data-dir', join(folder, 'data/volumedriver')];
+  const api = `unix:${join(folder, 'api.sock')}`;
+  const sockets = ['--nbd', `unix:${join(folder, 'nbd.sock')}`, '--api', api];
+  return [
+    ['volumedriver', ...data, ...store, ...sockets, ...node, ...grace],
+    ['controller', ...csi, '--volumedriver', api, '--known-nodes', nodeId],
+  ];
 }
 
 function isRunning(pid: number): boolean {

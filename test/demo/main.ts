@@ -29,15 +29,17 @@ async function main(): Promise<number> {
     narrator.epilogue('  make demo DEMO=nbd     does without devices and mounts');
     return 1;
   }
-  for (const line of await removeEarlierDemos())
-    narrator.epilogue(`An earlier demo was killed and left this, which is now removed: ${line}`);
+  const earlier = await removeEarlierDemos();
+  if (earlier.length > 0)
+    narrator.epilogue('An earlier demo was killed. It left this, now removed:');
+  for (const line of earlier) narrator.epilogue(`  ${line.slice(0, 90)}`);
   narrator.headline('volumedriver-csi: the whole story on this machine');
   if (obstacle !== null)
     narrator.epilogue(`${obstacle}: so it is played over NBD, without devices and mounts.`);
-  return await play(narrator, obstacle === null ? tellMountStory : tellNbdStory);
+  return await play(narrator, obstacle === null);
 }
 
-async function play(narrator: Narrator, tell: (stage: Stage) => Promise<void>): Promise<number> {
+async function play(narrator: Narrator, attaches: boolean): Promise<number> {
   const broken = breakOfTheStory(narrator);
   const sandbox = await createDemoSandbox();
   // Every process of the story carries the mark, ordinary programs included.
@@ -46,11 +48,11 @@ async function play(narrator: Narrator, tell: (stage: Stage) => Promise<void>): 
   const running: { driver: Driver | null } = { driver: null };
   const tellAll = async (): Promise<void> => {
     narrator.step('Start the driver');
-    const driver = Driver.start(sandbox.folder, sandbox.environment);
+    const driver = new Driver({ ...sandbox, attaches });
     running.driver = driver;
-    await driverIsReady(narrator, driver);
+    await driverIsReady(narrator, driver, attaches);
     const stage = { narrator, sandbox, driver };
-    await tell(stage);
+    await (attaches ? tellMountStory(stage) : tellNbdStory(stage));
     await nothingIsLeft(stage);
     narrator.step('In numbers');
     narrator.summary();
@@ -77,13 +79,15 @@ async function play(narrator: Narrator, tell: (stage: Stage) => Promise<void>): 
   }
 }
 
-async function driverIsReady(narrator: Narrator, driver: Driver): Promise<void> {
+async function driverIsReady(narrator: Narrator, driver: Driver, all: boolean): Promise<void> {
   await narrator.work(
-    'Starting volumedriver-csi all',
+    `Starting volumedriver-csi${all ? ' all' : ''}`,
     () => driver.ready(),
-    () => 'The driver is up: one supervisor, and a process for each role',
+    () => `The driver is up: ${all ? 'one supervisor, and ' : ''}a process for each role`,
   );
-  narrator.say('volumedriver holds the data, attacher makes block devices, plugin speaks CSI.');
+  if (!all) narrator.say('volumedriver holds the data, controller speaks CSI.');
+  else
+    narrator.say('volumedriver holds the data, attacher makes block devices, plugin speaks CSI.');
 }
 
 async function nothingIsLeft({ narrator, sandbox, driver }: Stage): Promise<void> {
@@ -107,7 +111,7 @@ async function nothingIsLeft({ narrator, sandbox, driver }: Stage): Promise<void
 
 /** Ends what still runs in good order, and then whatever carries the sandbox's mark: resolves with what that was. */
 async function cleanUp(sandbox: Sandbox, driver: Driver | null): Promise<string[]> {
-  await endPrograms(sandbox, driver?.pid);
+  await endPrograms(sandbox, driver?.pids ?? []);
   try {
     await driver?.stop();
   } catch {

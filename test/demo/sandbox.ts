@@ -38,11 +38,14 @@ export async function removeEarlierDemos(): Promise<string[]> {
 }
 
 /** Kills the programs that the story runs just now, but not the driver, and takes away the mounts that pods had. */
-export async function endPrograms({ folder }: Sandbox, driverPid?: number): Promise<void> {
+export async function endPrograms(
+  { folder }: Sandbox,
+  driverPids: readonly number[],
+): Promise<void> {
   if (!isLinux || !existsSync(folder)) return;
   const children = readFileSync(`/proc/self/task/${process.pid}/children`, 'utf8');
   for (const pid of children.split(' ').filter(Boolean).map(Number)) {
-    if (pid === driverPid) continue;
+    if (driverPids.includes(pid)) continue;
     try {
       process.kill(-pid, 'SIGKILL'); // each leads a group of its own
     } catch {
