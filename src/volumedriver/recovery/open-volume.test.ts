@@ -1,6 +1,6 @@
 /** What an open finds on the local disk after a crash, and what it makes of it: the order of events that matters most. */
 import { describe, expect, it } from '@jest/globals';
-import { EngineFixture } from '../../../test/support/engine-fixture.ts';
+import { EngineFixture, type FixtureOptions } from '../../../test/support/engine-fixture.ts';
 import type { SimulatedDisk } from '../../../test/support/simulated-disk.ts';
 
 const cluster = 4096;
@@ -34,12 +34,11 @@ describe('opening a volume after a crash of the process', () => {
       const { device, id } = await first.createDevice('v', 2 ** 20);
       await device.write(0, Buffer.alloc(cluster, 1), { fua: true });
       await device.write(cluster, Buffer.alloc(cluster, 2), { fua: false });
-      first.crashNow('process');
-      const { ended, disk } = await openUntil(first, loss, operations);
-      const options = { ...first.nextOptions(), disk, life: 2 };
-      const fixture = ended ? await EngineFixture.open(options) : undefined;
-      if (fixture === undefined) break;
+      const options = { seed: operations, disk: first.disk.crash('process'), life: 1 };
+      const { ended, disk } = await openUntil(options, loss, operations);
+      if (!ended) break;
       interrupted++;
+      const fixture = await EngineFixture.open({ ...options, disk, life: 2 });
       const bytes = await firstBytes(fixture, id, 2);
       expect(bytes[0]).toBe(1);
       expect(second).toContain(bytes[1]);
@@ -49,15 +48,13 @@ describe('opening a volume after a crash of the process', () => {
   });
 });
 
-/** Opens what `before` left, until the loss at the n-th operation; `ended` says whether it came to that. */
+/** Opens until the loss at the n-th operation; `ended` says whether it came to that. */
 async function openUntil(
-  before: EngineFixture,
+  options: FixtureOptions & { disk: SimulatedDisk },
   loss: 'process' | 'power',
   operations: number,
 ): Promise<{ ended: boolean; disk: SimulatedDisk }> {
-  const options = before.nextOptions();
   const { disk } = options;
-  if (disk === undefined) throw new Error('a crash leaves a disk');
   let left = operations;
   const lost = new Promise<{ ended: boolean; disk: SimulatedDisk }>((resolve) => {
     disk.onOperation(() => {
