@@ -18,7 +18,7 @@ import { CsiClient } from './real-csi.ts';
 export const executable = resolve(import.meta.dirname, '../../bin/volumedriver-csi');
 export const MiB = 1024 * 1024;
 export const nodeId = 'node-1';
-const startMs = 15_000;
+const startMs = 30_000;
 
 export type Role = 'volumedriver' | 'attacher' | 'plugin' | 'all';
 
@@ -83,13 +83,13 @@ export class RealDriver {
     );
   }
 
-  /** kill -9; the role starts again at once, or when resume() is called if it is to `stay` away. */
-  async kill(role: Role, options: { stay?: boolean } = {}): Promise<void> {
+  /** kill -9, unless told otherwise; the role starts again at once, or when resume() is called if it is to `stay` away. */
+  async kill(role: Role, options: { stay?: boolean; signal?: NodeJS.Signals } = {}): Promise<void> {
     if (options.stay === true) this.#held.add(role);
     const child = this.#children.get(role);
     if (child === undefined) throw new Error(`the role ${role} does not run`);
     const gone = new Promise((done) => child.once('exit', done));
-    child.kill('SIGKILL');
+    child.kill(options.signal ?? 'SIGKILL');
     await gone;
   }
 
