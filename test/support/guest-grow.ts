@@ -1,0 +1,76 @@
+/**
+ * Runs in a guest whose kernel lets root grow a mounted ext4 (CAP_SYS_RESOURCE): the real roles attach a volume through
+ * FUSE and loop, a program writes to it without a pause, and NodeExpandVolume makes it larger under that program.
+ */
+import { readFileSync, readdirSync } from 'node:fs';
+import { statfs } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import koffi from 'koffi';
+import { runCommand } from '../../src/base/command.ts';
+import { MiB, RealDriver } from './real-driver.ts';
+import { RealWriter } from './real-writer.ts';
+import { report } from './uml.ts';
+
+export type GrowReport =
+  | { failed: true }
+  | { mounted: number }
+  /** What df shows, and errors that ext4 met. */
+  | { grown: number; errors: string }
+  | { leftovers: string[]; e2fsck: string };
+
+const finitModuleCall = 313;
+
+/** finit_module(2): the guest has no tool for it. */
+function loadModule(name: string): void {
+  const modules = '/usr/lib/uml/modules';
+  const path =
+    readdirSync(modules).map((version) => join(modules, version, 'kernel', name))[0] ?? '';
+  const libc = koffi.load(null);
+  const open = libc.func('open', 'int', ['str', 'int']);
+  const syscall = libc.func('syscall', 'long', ['long', 'int', 'str', 'int']);
+  const result: unknown = syscall(finitModuleCall, open(path, 0), '', 0);
+  if (result !== 0) throw new Error(`cannot load ${path}: ${koffi.errno()}`);
+}
+
+const tell = (what: GrowReport): void => {
+  report(what);
+};
+const sizes = JSON.parse(process.argv[2] ?? '') as number[];
+
+for (const name of ['fs/fuse/fuse.ko', 'drivers/block/loop.ko']) loadModule(name);
+const driver = await RealDriver.open({
+  roles: ['volumedriver', 'attacher', 'plugin'],
+  volumedriverFlags: ['--map-memory', '16MiB', '--read-cache', '16MiB', '--reserve', '8MiB'],
+});
+const { csi, sandbox } = driver;
+const pod = await csi.startPod(sandbox.path, 'pod', (sizes[0] ?? 0) * MiB);
+const target = pod.targetPath;
+tell({ mounted: await sizeOf(target) });
+const writer = new RealWriter(sandbox, join(target, 'records'));
+await writer.progress();
+for (const size of sizes.slice(1)) {
+  await csi.expand(pod, size * MiB);
+  await writer.progress();
+  tell({ grown: await sizeOf(target), errors: errorsOf(target) });
+}
+await writer.finish();
+await csi.unpublish(pod);
+const leftovers = await sandbox.leftovers();
+const image = join(sandbox.path, 'image');
+const exportName = pod.volumeId.slice(pod.volumeId.indexOf('.') + 1);
+await runCommand('nbdcopy', [driver.uri(exportName), image], { timeoutMs: 60_000 });
+const { stdout } = await runCommand('e2fsck', ['-f', '-n', image], { timeoutMs: 60_000 });
+tell({ leftovers, e2fsck: stdout });
+await driver.close();
+
+/** What df shows, in bytes. */
+async function sizeOf(path: string): Promise<number> {
+  const { blocks, bsize } = await statfs(path);
+  return blocks * bsize;
+}
+
+function errorsOf(path: string): string {
+  const lines = readFileSync('/proc/self/mounts', 'utf8').split('\n');
+  const device = lines.map((line) => line.split(' ')).findLast((fields) => fields[1] === path)?.[0];
+  return readFileSync(`/sys/fs/ext4/${basename(device ?? '')}/errors_count`, 'utf8').trim();
+}
