@@ -442,7 +442,7 @@ export class Volume {
 
   #assertReadable(): void {
     if (this.#closed) {
-      throw new VolumeError('SHUTTING_DOWN', `volume ${this.state.name} is being closed`);
+      throw new VolumeError('SHUTTING_DOWN', `using volume ${this.state.name}: it is being closed`);
     }
     if (this.#halted?.code === 'FENCED') throw this.#halted;
   }

@@ -151,7 +151,10 @@ export class Catalog {
     if (ulid !== undefined) this.assertIntact(ulid);
     const entry = (ulid === undefined ? undefined : this.#entries.get(ulid)) ?? this.byName(volume);
     if (entry !== undefined && !this.stateOf(entry).removed) return entry;
-    throw new VolumeError('VOLUME_NOT_FOUND', `volume ${JSON.stringify(volume)} does not exist`);
+    throw new VolumeError(
+      'VOLUME_NOT_FOUND',
+      `finding volume ${JSON.stringify(volume)}: it does not exist`,
+    );
   }
 
   /** A snapshot that has not been removed, wherever its volume is. SNAPSHOT_NOT_FOUND, VOLUME_NOT_FOUND. */
@@ -167,13 +170,14 @@ export class Catalog {
     const where = ref.volume === undefined ? '' : ` of volume ${JSON.stringify(ref.volume)}`;
     throw new VolumeError(
       'SNAPSHOT_NOT_FOUND',
-      `snapshot ${JSON.stringify(ref.snapshot)}${where} does not exist`,
+      `finding snapshot ${JSON.stringify(ref.snapshot)}${where}: it does not exist`,
     );
   }
 
   /** The open volume; opens it, or opens it again after it halted. */
   async open(entry: Entry): Promise<Volume> {
-    if (this.#closing) throw new VolumeError('SHUTTING_DOWN', 'the volumedriver is shutting down');
+    if (this.#closing)
+      throw new VolumeError('SHUTTING_DOWN', 'opening a volume: the volumedriver is shutting down');
     entry.usedAtMs = this.#clock.monotonicMs();
     if (entry.closing !== null) await entry.closing;
     if (entry.volume?.running === true) return entry.volume;

@@ -129,7 +129,9 @@ export class Volumedriver implements VolumeService {
     filter: { volume?: string; snapshot?: string },
     page: PageRequest,
   ): Promise<Page<Snapshot>> {
-    const found = this.#allSnapshots().filter((snapshot) => this.#matches(snapshot, filter));
+    const found = this.#snapshots(filter.snapshot).filter(({ volumeId }) =>
+      this.#isOf(volumeId, filter.volume),
+    );
     return await Promise.resolve(pageOf(found, page, this.#isToken));
   }
 
@@ -164,25 +166,25 @@ export class Volumedriver implements VolumeService {
     await open.flush();
   }
 
-  #allSnapshots(): Snapshot[] {
+  /** Those that the filter names by their own id or claimed name; all of them when it doesn't. */
+  #snapshots(named: string | undefined): Snapshot[] {
+    const ulid = named === undefined ? undefined : this.catalog.ulidOf(named);
     return this.catalog.entries.flatMap((entry) =>
       this.catalog
         .stateOf(entry)
         .snapshots.filter(({ hidden }) => !hidden)
+        .filter(({ id, name, claimed }) => {
+          return named === undefined || id === ulid || (claimed && name === named);
+        })
         .map((snapshot) => describeSnapshot(this.#context, entry, snapshot)),
     );
   }
 
   /** A filter that names nothing matches nothing: it is no error (CSI spec, ListSnapshots). */
-  #matches(snapshot: Snapshot, filter: { volume?: string; snapshot?: string }): boolean {
-    if (filter.snapshot !== undefined && filter.snapshot !== snapshot.id) {
-      const ulid = this.catalog.ulidOf(filter.snapshot);
-      if (ulid === undefined || this.catalog.publicId(ulid) !== snapshot.id) return false;
-    }
-    if (filter.volume === undefined) return true;
-    const named = this.catalog.byName(filter.volume);
-    const ulid = this.catalog.ulidOf(filter.volume) ?? named?.id;
-    return ulid !== undefined && this.catalog.publicId(ulid) === snapshot.volumeId;
+  #isOf(volumeId: string, volume: string | undefined): boolean {
+    if (volume === undefined) return true;
+    const ulid = this.catalog.ulidOf(volume) ?? this.catalog.byName(volume)?.id;
+    return ulid !== undefined && this.catalog.publicId(ulid) === volumeId;
   }
 
   readonly #isToken = (token: string): boolean => this.catalog.ulidOf(token) !== undefined;
