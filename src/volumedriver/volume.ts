@@ -149,26 +149,15 @@ export class Volume {
 
   /** `alive` is asked after every wait: a request of a client that has gone is not applied any more. */
   async write(offset: number, data: Buffer, alive: () => boolean): Promise<void> {
-    if (this.#obstacle(data.length) !== undefined) await this.#admit(data.length, alive);
-    try {
-      await this.#writes.write(offset, data);
-    } catch (error) {
-      this.#noteSpace(error);
-      throw error;
-    }
-    this.#logged();
+    await this.#logging(data.length, alive, () => this.#writes.write(offset, data));
   }
 
   async clear(offset: number, length: number, alive: () => boolean): Promise<void> {
-    await this.#admit(0, alive);
-    await this.#guardSpace(this.#writes.clear(offset, length));
-    this.#logged();
+    await this.#logging(0, alive, () => this.#writes.clear(offset, length));
   }
 
   async writeZeroes(offset: number, length: number, alive: () => boolean): Promise<void> {
-    await this.#admit(length, alive);
-    await this.#guardSpace(this.#writes.writeZeroes(offset, length));
-    this.#logged();
+    await this.#logging(length, alive, () => this.#writes.writeZeroes(offset, length));
   }
 
   /** Everything acknowledged so far is where the volume's `flushTo` says. */
@@ -378,17 +367,16 @@ export class Volume {
     return undefined;
   }
 
-  async #guardSpace(write: Promise<void>): Promise<void> {
+  /** Calls `write` in the caller's turn unless there is something to wait for: so the order of the calls is kept. */
+  async #logging(bytes: number, alive: () => boolean, write: () => Promise<void>): Promise<void> {
+    if (this.#obstacle(bytes) !== undefined) await this.#admit(bytes, alive);
     try {
-      await write;
+      await write();
     } catch (error) {
-      this.#noteSpace(error);
+      if (hasCode(error, 'OUT_OF_SPACE')) this.#environment.space.diskIsFull();
       throw error;
     }
-  }
-
-  #noteSpace(error: unknown): void {
-    if (hasCode(error, 'OUT_OF_SPACE')) this.#environment.space.diskIsFull();
+    this.#logged();
   }
 
   /** After records were appended: a long TLog is closed and goes to the backend. */
