@@ -168,7 +168,8 @@ export class VolumeImage {
   #rolledBack(number: number): void {
     const target = this.snapshotMaps.get(number);
     const root = target?.frozen ?? target?.root ?? null;
-    this.map.reset(root, clustersOf(this.#state.sizeBytes), number);
+    // Intervals of the snapshot's number and above came after it: the head gave nothing up in them any more.
+    this.map.reset(root, clustersOf(this.#state.sizeBytes), number - cutFraction);
     this.accounts.rolledBack(number);
     for (const newer of [...this.snapshotMaps.keys()].filter((other) => other > number)) {
       this.#dropSnapshotMap(newer);
