@@ -51,14 +51,19 @@ function fetchRuns(runs: MappedRun[], reader: ObjectReader): Buffer[] | Promise<
     }
     const bytes = Buffer.allocUnsafe(run.clusterCount * clusterBytes);
     buffers.push(bytes);
-    const read = reader.read(run.objectId, run.index, bytes);
-    if (read === true) verify(run, bytes);
-    else {
-      (waits ??= []).push(
-        read.then(() => {
-          verify(run, bytes);
-        }),
-      );
+    try {
+      const read = reader.read(run.objectId, run.index, bytes);
+      if (read === true) verify(run, bytes);
+      else {
+        (waits ??= []).push(
+          read.then(() => {
+            verify(run, bytes);
+          }),
+        );
+      }
+    } catch (error) {
+      for (const wait of waits ?? []) wait.catch(() => undefined); // the first failure is told
+      throw error;
     }
   }
   if (waits === undefined) return buffers;

@@ -210,6 +210,7 @@ export class VolumeLog {
   /** Somebody else made the file durable (the uploader); it may be closed from now on. */
   fileIsDurable(file: DiskFile): void {
     this.#unsynced.delete(file);
+    if (this.#unsynced.size === 0) this.#unsyncedBytes = 0; // or writers would wait for a sync of nothing
   }
 
   /** Ends the log without another byte: the open files are closed as they are. */
