@@ -35,6 +35,8 @@ export interface Leftovers {
   boundary: number;
   /** Writers whose session did not end cleanly: objects of theirs may never have got into the log. */
   writers: readonly number[];
+  /** Empty local directories that stand for those writers until their objects are swept. */
+  directories: readonly string[];
 }
 
 export class Checkpointer {
@@ -67,7 +69,7 @@ export class Checkpointer {
     cut.frozen.forEach(([number], i) => {
       image.snapshotMaps.get(number)?.stored(roots[i + 1] ?? null);
     });
-    const accountsKey = await this.#storeAccounts(cut.accounts, log.slot + 1);
+    const accountsKey = await this.#storeAccounts(cut.accounts);
     const record: CheckpointRecord = {
       kind: 'checkpoint',
       replayFrom: cut.replayFrom,
@@ -95,6 +97,7 @@ export class Checkpointer {
       if (key !== this.#accountsKey) await store.delete(key);
     }
     for (const writer of leftovers.writers) await this.#sweepWriter(writer);
+    for (const directory of leftovers.directories) environment.disk.remove(directory);
   }
 
   async #sweepWriter(writer: number): Promise<void> {
@@ -164,9 +167,9 @@ export class Checkpointer {
     };
   }
 
-  async #storeAccounts(accounts: SpaceAccounts, slot: number): Promise<string> {
-    const { environment, image } = this.#parts;
-    const key = keys.accounts(image.state.id, slot);
+  async #storeAccounts(accounts: SpaceAccounts): Promise<string> {
+    const { environment, image, log } = this.#parts;
+    const key = keys.accounts(image.state.id, log.takeObjectId());
     await environment.store.put(key, [encodeAccounts(accounts)]);
     return key;
   }

@@ -13,13 +13,16 @@ export const keys = {
   slotPrefix: (volume: string): string => `volumes/${volume}/slots/`,
   slot: (volume: string, slot: number): string => `volumes/${volume}/slots/${hex(slot, 14)}`,
   accountsPrefix: (volume: string): string => `volumes/${volume}/accounts/`,
-  accounts: (volume: string, slot: number): string => `volumes/${volume}/accounts/${hex(slot, 14)}`,
+  /** `id` is an object id, which no second blob ever has: slots are numbered anew behind a tail that was cut. */
+  accounts: (volume: string, id: number): string => `volumes/${volume}/accounts/${hex(id, 14)}`,
   /** Which volume a snapshot belongs to. */
   snapshot: (snapshot: string): string => `snapshots/${snapshot}`,
+  snapshotPrefix: 'snapshots/',
   volumeName: (name: string): string => `names/volumes/${nameHash(name)}`,
   volumeNamePrefix: 'names/volumes/',
   /** Names of snapshots that were claimed backend-wide (CSI). */
   snapshotName: (name: string): string => `names/snapshots/${nameHash(name)}`,
+  snapshotNamePrefix: 'names/snapshots/',
 } as const;
 
 function hex(value: number, digits: number): string {

@@ -49,6 +49,11 @@ export function applyChange(state: VolumeState | null, change: StateChange): Vol
   }
 }
 
+/** Nothing of the volume is needed any more: neither itself nor a snapshot of it. */
+export function isGone(state: VolumeState): boolean {
+  return state.removed && state.snapshots.length === 0;
+}
+
 /** The state after a record of any kind, for readers that need no map. CORRUPT as applyChange. */
 export function foldRecord(state: VolumeState | null, record: LogRecord): VolumeState | null {
   if (record.type === 'write' || record.type === 'range') {

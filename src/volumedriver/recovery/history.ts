@@ -4,6 +4,7 @@ import { parseControl, type CheckpointRecord } from '../format/control.ts';
 import { keys, numberOfKey } from '../keys.ts';
 import { parseTlog, type ParsedTlog } from '../log/tlog-reader.ts';
 import type { TlogHeader } from '../format/tlog-header.ts';
+import { isGone } from '../state.ts';
 import type { ObjectStore } from '../store/object-store.ts';
 
 export interface History {
@@ -25,7 +26,8 @@ export async function loadHistory(
   if (lastSlot === undefined) return undefined;
   const last = await readSlot(store, volume, lastSlot);
   const checkpoint = await readCheckpoint(store, volume, last);
-  if (checkpoint !== null && isGone(checkpoint)) {
+  // Its slots are being deleted, in whatever order that was interrupted.
+  if (checkpoint !== null && isGone(checkpoint.state)) {
     return { volume, lastSlot, lastHeader: last.header, checkpoint, replayFrom: lastSlot + 1 };
   }
   const replayFrom = checkpoint?.replayFrom ?? 1;
@@ -37,11 +39,6 @@ export async function loadHistory(
     );
   }
   return { volume, lastSlot, lastHeader: last.header, checkpoint, replayFrom };
-}
-
-/** Nothing of the volume is needed any more: its slots are being deleted, in whatever order that was interrupted. */
-function isGone(checkpoint: CheckpointRecord): boolean {
-  return checkpoint.state.removed && checkpoint.state.snapshots.length === 0;
 }
 
 /** The TLogs to replay, oldest first. */

@@ -89,12 +89,14 @@ class Takeover {
   async run(): Promise<Volume> {
     const { tail } = this.#local;
     const plan = tail === null ? null : planTail(tail);
+    // Before the next commit: a log that is obsolete now would look like another owner's behind it.
+    await this.#discard(this.#local.obsolete);
     const log = await this.#startLog(plan);
     try {
       await this.#settle(log, plan);
       const slot = log.roll({ evenEmpty: true });
       await this.#uploader.committed(slot);
-      await this.#removeObsoleteLogs();
+      if (tail !== null) await this.#discard([tail]);
       return await this.#start(log, slot);
     } catch (error) {
       this.#uploader.stop();
@@ -149,10 +151,9 @@ class Takeover {
   }
 
   /** A session that ended cleanly has left nothing on the local disk. */
-  #uncleanWriters(): number[] {
-    const { tail, obsolete, overtaken } = this.#local;
-    const logs = [...obsolete, ...overtaken, ...(tail === null ? [] : [tail])];
-    const writers = logs.map(({ directory }) => Number.parseInt(directory.slice(-8), 16));
+  #uncleanWriters(trash: readonly string[]): number[] {
+    const directories = [...this.#local.overtaken.map(({ directory }) => directory), ...trash];
+    const writers = directories.map((directory) => Number.parseInt(directory.slice(-8), 16));
     const { lastHeader } = this.#history;
     if (lastHeader.checkpointSlot !== lastHeader.slot) writers.push(lastHeader.writer);
     return [...new Set(writers)];
@@ -206,16 +207,22 @@ class Takeover {
     return state;
   }
 
-  /** The tail is in the backend now. Renaming first makes removal atomic: half a directory is never a tail again. */
-  async #removeObsoleteLogs(): Promise<void> {
+  /**
+   * These logs are in the backend, or were derived from what still is on the disk. Renaming first makes removal atomic:
+   * half a directory is never a tail again. The empty directory stays until the objects of its writer are swept.
+   */
+  async #discard(logs: readonly LocalLog[]): Promise<void> {
     const { disk } = this.#environment;
-    const { obsolete, tail } = this.#local;
-    const logs = tail === null ? obsolete : [...obsolete, tail];
     for (const { directory } of logs) disk.rename(directory, trashName(directory));
     if (logs.length > 0) await disk.syncDirectory(this.#directory);
-    for (const name of disk.list(this.#directory)) {
-      if (name.startsWith('trash-')) removeDirectory(disk, `${this.#directory}/${name}`);
-    }
+    for (const directory of this.#trash()) emptyDirectory(disk, directory);
+  }
+
+  #trash(): string[] {
+    const names = this.#environment.disk.list(this.#directory);
+    return names
+      .filter((name) => name.startsWith('trash-'))
+      .map((name) => `${this.#directory}/${name}`);
   }
 
   async #start(log: VolumeLog, slot: number): Promise<Volume> {
@@ -229,6 +236,7 @@ class Takeover {
     });
     if (this.#failure !== null) throw this.#failure;
     this.#image = image;
+    const trash = this.#trash();
     this.#volume = new Volume({
       environment,
       image,
@@ -240,7 +248,8 @@ class Takeover {
       leftovers: {
         doomed: history.checkpoint?.doomed ?? [],
         boundary: history.lastHeader.boundary,
-        writers: this.#uncleanWriters(),
+        writers: this.#uncleanWriters(trash),
+        directories: trash,
       },
     });
     return this.#volume;
@@ -251,7 +260,6 @@ function trashName(directory: string): string {
   return directory.replace(/log-([0-9a-f]+)$/, 'trash-$1');
 }
 
-function removeDirectory(disk: Environment['disk'], directory: string): void {
+function emptyDirectory(disk: Environment['disk'], directory: string): void {
   for (const name of disk.list(directory)) disk.remove(`${directory}/${name}`);
-  disk.remove(directory);
 }

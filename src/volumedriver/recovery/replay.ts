@@ -8,6 +8,7 @@ import type { ParsedTlog } from '../log/tlog-reader.ts';
 import type { PersistedRoot } from '../map/page.ts';
 import { SpaceAccounts } from '../space-accounts.ts';
 import { VolumeImage } from '../volume-image.ts';
+import { isGone } from '../state.ts';
 import { replayedTlogs, type History } from './history.ts';
 
 export interface Replayed {
@@ -48,8 +49,7 @@ class Replay {
 
   async restore(checkpoint: CheckpointRecord): Promise<void> {
     const { state } = checkpoint;
-    const numbers = state.snapshots.map(({ number }) => number);
-    const accounts = await this.#loadAccounts(checkpoint.accounts, numbers);
+    const accounts = await this.#loadAccounts(checkpoint);
     const roots = new Map(checkpoint.snapshotRoots.map(({ number, root }) => [number, root]));
     this.#image = this.#newImage(state, checkpoint.root, accounts, roots);
   }
@@ -116,16 +116,17 @@ class Replay {
     );
   }
 
-  async #loadAccounts(key: string | null, snapshots: number[]): Promise<SpaceAccounts> {
-    if (key === null) {
+  async #loadAccounts({ accounts: key, state }: CheckpointRecord): Promise<SpaceAccounts> {
+    const snapshots = state.snapshots.map(({ number }) => number);
+    const bytes = key === null ? undefined : await this.#environment.store.get(key);
+    if (bytes !== undefined) return decodeAccounts(bytes, snapshots);
+    // Of a volume that is being purged the accounts go before the slots: it has no object any more.
+    if (key === null || isGone(state)) {
       const accounts = new SpaceAccounts();
       accounts.snapshots = snapshots;
       return accounts;
     }
-    const bytes = await this.#environment.store.get(key);
-    if (bytes === undefined)
-      throw new VolumeError('CORRUPT', `opening a volume: ${key} does not exist`);
-    return decodeAccounts(bytes, snapshots);
+    throw new VolumeError('CORRUPT', `opening a volume: ${key} does not exist`);
   }
 
   #newImage(

@@ -3,11 +3,12 @@
  * snapshots; a removed snapshot stays, hidden, for its clones; and a clone that goes lets go of its source.
  * Every step can be repeated, so that a start resumes what a crash interrupted.
  */
-import type { VolumeState } from '../format/control.ts';
+import { hasCode } from '../../volumes/errors.ts';
+import type { SnapshotState } from '../format/control.ts';
 import { volumeDirectory } from '../environment.ts';
 import { keys, numberOfKey } from '../keys.ts';
 import { loadHistory } from '../recovery/history.ts';
-import { findSnapshot } from '../state.ts';
+import { findSnapshot, isGone } from '../state.ts';
 import type { Entry } from './catalog.ts';
 import { forgetSnapshot, type ServiceContext } from './context.ts';
 
@@ -26,10 +27,6 @@ export async function removeSnapshotData(
   if (isGone(volume.state)) await purge(context, entry);
 }
 
-export function isGone(state: VolumeState): boolean {
-  return state.removed && state.snapshots.length === 0;
-}
-
 /** Deletes everything of a volume that nothing needs any more, and lets go of its source. */
 export async function purge(context: ServiceContext, entry: Entry): Promise<void> {
   const { catalog, environment } = context;
@@ -40,11 +37,13 @@ export async function purge(context: ServiceContext, entry: Entry): Promise<void
   await volume.close();
   entry.closedState = volume.state;
   entry.volume = null;
-  await deleteSlots(context, entry.id);
+  removeTree(context, volumeDirectory(environment, entry.id));
+  // Durably, while the backend still knows the volume: no start would ever look for the directory again.
+  await environment.disk.syncDirectory(`${environment.dataDirectory}/volumes`);
   for (const { key } of await environment.store.list(keys.accountsPrefix(entry.id))) {
     await environment.store.delete(key);
   }
-  removeTree(context, volumeDirectory(environment, entry.id));
+  await deleteSlots(context, entry.id);
   catalog.forget(entry);
 }
 
@@ -89,32 +88,49 @@ function removeTree(context: ServiceContext, directory: string): void {
 }
 
 /**
- * Finishes removals and clones that a crash interrupted: purges volumes that are gone, unlinks clones that were never
- * made, removes hidden snapshots that have none, and deletes names that lead nowhere.
+ * Finishes removals and clones that a crash or a failure interrupted: purges volumes that are gone, unlinks clones that
+ * were never made and removes hidden snapshots that have none. What is in use now waits for the next time.
  */
 export async function resumeRemovals(context: ServiceContext): Promise<void> {
-  for (const entry of context.catalog.entries) {
+  const { catalog } = context;
+  for (const entry of catalog.entries) {
+    if (!isUnfinished(context, entry)) continue;
     try {
-      await resumeRemoval(context, entry);
+      await catalog.exclusively([entry.id], async () => {
+        await resumeRemoval(context, entry);
+      });
     } catch (error) {
+      if (hasCode(error, 'OPERATION_PENDING')) continue;
       const { logger } = context.environment;
       logger.error('finishing an interrupted removal failed', { volumeId: entry.id, error });
     }
   }
 }
 
+function isUnfinished(context: ServiceContext, entry: Entry): boolean {
+  const state = context.catalog.stateOf(entry);
+  if (isGone(state)) return true;
+  return state.snapshots.some(
+    (snapshot) =>
+      lostClones(context, snapshot).length > 0 || (snapshot.hidden && snapshot.clones.length === 0),
+  );
+}
+
+/** Clones that the snapshot is kept for, but that were never made or are gone. */
+function lostClones({ catalog }: ServiceContext, snapshot: SnapshotState): string[] {
+  return snapshot.clones.filter(
+    (clone) => catalog.byId(clone) === undefined && !catalog.isDamaged(clone),
+  );
+}
+
 async function resumeRemoval(context: ServiceContext, entry: Entry): Promise<void> {
-  const { catalog } = context;
-  const state = catalog.stateOf(entry);
+  const state = context.catalog.stateOf(entry);
   if (isGone(state)) {
     await purge(context, entry);
     return;
   }
   for (const snapshot of state.snapshots) {
-    const lost = snapshot.clones.filter(
-      (clone) => catalog.byId(clone) === undefined && !catalog.isDamaged(clone),
-    );
-    for (const clone of lost) {
+    for (const clone of lostClones(context, snapshot)) {
       await unlinkClone(context, { volume: entry.id, snapshot: snapshot.id }, clone);
     }
     if (snapshot.hidden && snapshot.clones.length === 0) {

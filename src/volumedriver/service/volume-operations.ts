@@ -7,11 +7,11 @@ import type { SnapshotState, StateChange } from '../format/control.ts';
 import { encodeTlogHeader, headerChecksum, linkOf, noNonce } from '../format/tlog-header.ts';
 import { keys } from '../keys.ts';
 import type { PersistedRoot } from '../map/page.ts';
-import { newVolumeState, type VolumeState } from '../state.ts';
+import { isGone, newVolumeState, type VolumeState } from '../state.ts';
 import type { Entry } from './catalog.ts';
 import { assertUnused, checkSize, describeVolume, type ServiceContext } from './context.ts';
 import { checkName } from './naming.ts';
-import { isGone, purge, removeSnapshotData } from './removal.ts';
+import { purge, removeSnapshotData } from './removal.ts';
 
 /** What a new volume starts from. */
 interface Origin {

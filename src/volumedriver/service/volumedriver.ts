@@ -28,6 +28,7 @@ import {
 } from './context.ts';
 import { pageOf } from './naming.ts';
 import { resumeRemovals } from './removal.ts';
+import { deleteStrayRecords } from './stray-records.ts';
 import * as snapshots from './snapshot-operations.ts';
 import * as volumes from './volume-operations.ts';
 
@@ -61,6 +62,7 @@ export class Volumedriver implements VolumeService {
       }
     }
     await resumeRemovals(this.#context);
+    await this.#deleteStrayRecords();
     this.#maintenance = this.#maintain();
     this.#ready = true;
   }
@@ -189,6 +191,16 @@ export class Volumedriver implements VolumeService {
 
   readonly #isToken = (token: string): boolean => this.catalog.ulidOf(token) !== undefined;
 
+  async #deleteStrayRecords(): Promise<void> {
+    if (this.#context.options.shared) return;
+    try {
+      await deleteStrayRecords(this.#context);
+    } catch (error) {
+      const { logger } = this.#context.environment;
+      logger.warn('deleting stray records failed: the next start tries again', { error });
+    }
+  }
+
   async #maintain(): Promise<void> {
     const { clock, logger, space } = this.#context.environment;
     const stopped = (): boolean => this.#stop.signal.aborted;
@@ -197,6 +209,7 @@ export class Volumedriver implements VolumeService {
         await clock.sleep(maintenanceMs, this.#stop.signal);
         if (space.full) await space.restore();
         await this.catalog.maintain();
+        await resumeRemovals(this.#context);
       } catch (error) {
         if (stopped()) return;
         logger.warn('maintenance failed', { error, full: hasCode(error, 'OUT_OF_SPACE') });

@@ -6,10 +6,12 @@ import type { Random } from '../../base/random.ts';
 import { VolumeError } from '../../volumes/errors.ts';
 import type { ObjectStore } from './object-store.ts';
 
+export const probePrefix = 'probe/';
+
 /** NOT_CAPABLE, saying what went wrong, when the store's put-if-absent cannot be trusted. Leaves nothing behind. */
 export async function probePutIfAbsent(store: ObjectStore, random: Random): Promise<void> {
   const name = random.bytes(16).toString('hex');
-  const keys = [`probe/${name}-a`, `probe/${name}-b`] as const;
+  const keys = [`${probePrefix}${name}-a`, `${probePrefix}${name}-b`] as const;
   try {
     await probeInTurn(store, keys[0]);
     await probeAtOnce(store, keys[1]);
