@@ -9,6 +9,7 @@ import { FileStore } from '../../src/volumedriver/store/file-store.ts';
 import type { ObjectStore } from '../../src/volumedriver/store/object-store.ts';
 import { SeededRandom } from './seeded-random.ts';
 import { SimulatedDisk } from './simulated-disk.ts';
+import type { Operation } from './simulated-operations.ts';
 
 export interface FixtureOptions {
   seed?: number;
@@ -16,6 +17,8 @@ export interface FixtureOptions {
   disk?: SimulatedDisk;
   engine?: Partial<EngineOptions>;
   wrapStore?: (store: ObjectStore) => ObjectStore;
+  /** The backend of one life, instead of a FileStore on the simulated disk. */
+  makeStore?: (disk: SimulatedDisk) => ObjectStore;
   /** Counts the restarts, so that each has randomness of its own. */
   life?: number;
 }
@@ -70,6 +73,8 @@ export class EngineFixture {
   readonly service: Volumedriver;
   readonly exports: VolumeExports;
   readonly #options: FixtureOptions;
+  /** What the next process finds, once this disk has crashed. */
+  #successor: SimulatedDisk | null = null;
 
   private constructor(
     options: FixtureOptions,
@@ -98,8 +103,10 @@ export class EngineFixture {
     const random = new SeededRandom(seed * 1000 + life);
     const clock = new StillClock();
     disk.makeDirectory('/data');
-    const fileStore = await FileStore.open({ disk, root: '/data/store', random });
-    const store = options.wrapStore?.(fileStore) ?? fileStore;
+    await disk.syncDirectory('/');
+    const ownStore =
+      options.makeStore?.(disk) ?? (await FileStore.open({ disk, root: '/data/store', random }));
+    const store = options.wrapStore?.(ownStore) ?? ownStore;
     const engine = await openEngine({
       disk,
       store,
@@ -132,18 +139,49 @@ export class EngineFixture {
 
   /** The process or the machine goes, and comes back. */
   async crash(kind: 'process' | 'power'): Promise<EngineFixture> {
-    const disk = this.disk.crash(kind);
-    return await EngineFixture.open({
-      ...this.#options,
-      disk,
-      life: (this.#options.life ?? 0) + 1,
+    this.crashNow(kind);
+    return await this.next();
+  }
+
+  /** The process or the machine goes; nothing of it is heard again. */
+  crashNow(kind: 'process' | 'power'): void {
+    this.#successor ??= this.disk.crash(kind);
+  }
+
+  /** Crashes at the n-th operation from now that `matches`; resolves once that has happened. */
+  crashAt(
+    kind: 'process' | 'power',
+    nth: number,
+    matches: (operation: Operation) => boolean = () => true,
+  ): Promise<void> {
+    let left = nth;
+    return new Promise((resolve) => {
+      this.disk.onOperation((operation) => {
+        if (this.#successor !== null || !matches(operation) || --left > 0) return;
+        this.crashNow(kind);
+        resolve();
+      });
     });
+  }
+
+  get crashed(): boolean {
+    return this.#successor !== null;
+  }
+
+  /** What the next process finds on the disk, and the options to open it with. */
+  nextOptions(): FixtureOptions {
+    const disk = this.#successor ?? this.disk;
+    return { ...this.#options, disk, life: (this.#options.life ?? 0) + 1 };
+  }
+
+  /** The life after this one. */
+  async next(): Promise<EngineFixture> {
+    return await EngineFixture.open(this.nextOptions());
   }
 
   async restart(): Promise<EngineFixture> {
     await this.close();
-    const life = (this.#options.life ?? 0) + 1;
-    return await EngineFixture.open({ ...this.#options, disk: this.disk, life });
+    return await this.next();
   }
 
   async close(): Promise<void> {
