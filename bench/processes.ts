@@ -14,7 +14,8 @@ export const run = promisify(execFile);
 
 export interface Daemon {
   readonly pid: number;
-  stop(): Promise<void>;
+  /** SIGTERM unless another is given; SIGKILL when that does not end it in time. */
+  stop(signal?: NodeJS.Signals): Promise<void>;
 }
 
 /** Resolves when the socket accepts; the log's end is in the error when it doesn't in time. */
@@ -37,7 +38,10 @@ export async function startDaemon(
     });
   });
   failed.catch(() => undefined);
-  const daemon = { pid: pid ?? 0, stop: () => stop(child) };
+  const daemon = {
+    pid: pid ?? 0,
+    stop: (signal: NodeJS.Signals = 'SIGTERM') => stop(child, signal),
+  };
   try {
     await Promise.race([accepting(options.socket), failed]);
   } catch (error) {
@@ -69,14 +73,14 @@ function connects(path: string): Promise<boolean> {
   });
 }
 
-async function stop(child: ChildProcess): Promise<void> {
+async function stop(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
   if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
   const ended = new Promise<void>((resolve) => {
     child.once('exit', () => {
       resolve();
     });
   });
-  child.kill('SIGTERM');
+  child.kill(signal);
   const late = setTimeout(() => child.kill('SIGKILL'), stopMs);
   await ended;
   clearTimeout(late);
