@@ -1,6 +1,7 @@
 /**
  * Everything on one machine: a supervisor with each role as a process of its own, started again when it dies. The data
- * plane comes first and goes last.
+ * plane comes first and goes last. Roles end, as after SIGTERM, when their supervisor is gone: the next one could not
+ * start its own beside them.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { AttacherClient } from '../api/attacher-client.ts';
@@ -137,8 +138,9 @@ class SupervisedRole {
 
   async #runOnce(): Promise<string> {
     const script = process.argv[1] ?? '';
+    // The channel carries nothing: it tells a role that its supervisor is gone, however that died. See aborted().
     const child = spawn(process.execPath, [script, ...this.#args], {
-      stdio: ['ignore', 'inherit', 'inherit'],
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     });
     this.#child = child;
     return await new Promise((resolve) => {

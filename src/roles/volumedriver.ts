@@ -39,13 +39,15 @@ export async function runVolumedriver(
   port1.close();
 }
 
-/** Resolves when the signal is aborted. */
+/** Resolves when the signal is aborted, or when the supervisor that started this process as a role is gone. */
 export function aborted(signal: AbortSignal): Promise<void> {
   if (signal.aborted) return Promise.resolve();
   return new Promise((resolve) => {
-    signal.addEventListener('abort', () => {
+    const stop = (): void => {
       resolve();
-    });
+    };
+    signal.addEventListener('abort', stop);
+    process.once('disconnect', stop);
   });
 }
 

@@ -104,9 +104,13 @@ export class RealDriver {
 
   /** The processes of roles that `all` supervises. */
   async processes(role: Role): Promise<FoundProcess[]> {
-    return await findProcesses('node', (args) =>
-      [args[2] === role, args.some((arg) => arg.includes(this.sandbox.path))].every(Boolean),
+    const ours = (args: readonly string[]): boolean =>
+      args[2] === role && args.some((arg) => arg.includes(this.sandbox.path));
+    // Node names its first thread, and the kernel takes that for the name of the process.
+    const found = await Promise.all(
+      ['MainThread', 'node'].map((name) => findProcesses(name, (args) => ours(args))),
     );
+    return found.flat();
   }
 
   uri(exportName: string): string {
