@@ -55,9 +55,9 @@ export class ModelChanges {
     this.#pending = null;
   }
 
-  async takeSnapshot(): Promise<void> {
+  async takeSnapshot(chosen?: VolumeModel): Promise<void> {
     const { model, random, lives } = this.#world;
-    const volume = this.#world.pick(model.volumes);
+    const volume = chosen ?? this.#world.pick(model.volumes);
     if (volume === undefined || volume.snapshots.length >= snapshotsMax) return;
     const name = this.#world.newName('s');
     this.#world.note(`snapshot ${volume.name}@${name}`);
@@ -81,9 +81,14 @@ export class ModelChanges {
     });
   }
 
-  async createVolume(): Promise<void> {
+  async createVolume(sizeBytes?: number): Promise<void> {
     if (this.#world.model.volumes.length >= volumesMax) return;
-    await this.#make(this.#world.pick(sizes) ?? mib, null, null);
+    await this.#make(sizeBytes ?? this.#world.pick(sizes) ?? mib, null, null);
+  }
+
+  async cloneOf(source: { snapshot: SnapshotModel } | { volume: VolumeModel }): Promise<void> {
+    if ('snapshot' in source) await this.#make(source.snapshot.sizeBytes, source.snapshot, null);
+    else await this.#make(source.volume.sizeBytes, null, source.volume);
   }
 
   async clone(): Promise<void> {
@@ -98,10 +103,10 @@ export class ModelChanges {
     }
   }
 
-  async rollBack(): Promise<void> {
+  async rollBack(chosen?: SnapshotModel): Promise<void> {
     const { model, lives } = this.#world;
     const existing = model.snapshots.filter(({ volume }) => !volume.removed);
-    const snapshot = this.#world.pick(existing);
+    const snapshot = chosen ?? this.#world.pick(existing);
     if (snapshot === undefined) return;
     const { volume } = snapshot;
     this.#world.note(`roll back ${volume.name} to ${snapshot.name}`);
@@ -177,9 +182,9 @@ export class ModelChanges {
     });
   }
 
-  async grow(): Promise<void> {
+  async grow(chosen?: VolumeModel): Promise<void> {
     const { model, random, lives } = this.#world;
-    const volume = this.#world.pick(model.volumes);
+    const volume = chosen ?? this.#world.pick(model.volumes);
     if (volume === undefined) return;
     const sizeBytes = volume.sizeBytes + mib * (1 + random.integer(300));
     this.#world.note(`grow ${volume.name} to ${sizeBytes / mib} MiB`);

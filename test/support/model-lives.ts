@@ -2,7 +2,7 @@
  * The lives of one engine on one simulated disk: it is opened, dies at a moment that was chosen or drawn, and is opened
  * again on what is left. Whoever waits for a call of a life that ends learns it by Crashed.
  */
-import type { Logger } from '../../src/base/logger.ts';
+import { silentLogger, type Logger } from '../../src/base/logger.ts';
 import type { EngineLimits } from '../../src/volumedriver/environment.ts';
 import { MemoryStore } from '../../src/volumedriver/store/memory-store.ts';
 import type { ObjectStore } from '../../src/volumedriver/store/object-store.ts';
@@ -11,6 +11,7 @@ import { FaultyStore } from './faulty-store.ts';
 import { LifeStore } from './model-store.ts';
 import type { SeededRandom } from './seeded-random.ts';
 import { SimulatedDisk } from './simulated-disk.ts';
+import type { OperationKind } from './simulated-operations.ts';
 
 const mib = 2 ** 20;
 
@@ -18,6 +19,27 @@ export type Loss = 'process' | 'power';
 
 /** The process or machine went while something was under way. */
 export class Crashed extends Error {}
+
+export interface LivesOptions {
+  /** The backend is a store in memory, instead of files on the same disk; drawn unless given. */
+  readonly memory?: boolean;
+  /** Drawn unless given. */
+  readonly limits?: Partial<EngineLimits>;
+  readonly logger?: Logger;
+  readonly capacityBytes?: number;
+  readonly reserveBytes?: number;
+}
+
+/** Operations that change nothing: dying before or after one makes no difference. */
+const harmless: ReadonlySet<OperationKind> = new Set([
+  'open',
+  'list',
+  'sizeOf',
+  'capacity',
+  'readCached',
+  'readSync',
+  'read',
+]);
 
 export class Lives {
   readonly #random: SeededRandom;
@@ -29,24 +51,30 @@ export class Lives {
   #crash = Promise.withResolvers<never>();
   /** How this life ended. */
   #loss: Loss | null = null;
-  /** Operations of disk and store that are left to this life. */
+  /** Changes of disk and store that are left to this life. */
   #countdown: { left: number; loss: Loss } | null = null;
+  /** Operations so far that changed something, of all lives. */
+  #changes = 0;
   #powerWasCut = false;
 
-  constructor(seed: number, random: SeededRandom, logger: Logger) {
+  constructor(seed: number, random: SeededRandom, options: LivesOptions = {}) {
     this.#random = random;
-    const limits: Partial<EngineLimits> = {
+    const drawnLimits: Partial<EngineLimits> = {
       tlogBytesMax: 300 + random.integer(6000),
       replayBytesMax: 1000 + random.integer(30_000),
       earlySyncBytes: 4096 * (1 + random.integer(200)),
       unsyncedBytesMax: 4096 * (200 + random.integer(400)),
     };
-    this.#disk = new SimulatedDisk({ seed, cacheMissProbability: random.chance(0.5) ? 0.2 : 0 });
-    const memory = random.chance(0.3) ? new MemoryStore() : null;
+    const { limits = drawnLimits, logger = silentLogger, reserveBytes = 4096 } = options;
+    const cacheMissProbability = random.chance(0.5) ? 0.2 : 0;
+    const { capacityBytes = Infinity } = options;
+    this.#disk = new SimulatedDisk({ seed, cacheMissProbability, capacityBytes });
+    const drawnMemory = random.chance(0.3);
+    const memory = (options.memory ?? drawnMemory) ? new MemoryStore() : null;
     this.#options = {
       seed,
       logger,
-      engine: { limits, reserveBytes: 4096, readCacheBytes: random.chance(0.5) ? 65_536 : mib },
+      engine: { limits, reserveBytes, readCacheBytes: random.chance(0.5) ? 65_536 : mib },
       ...(memory !== null && { makeStore: (disk: SimulatedDisk) => this.#lifeOf(memory, disk) }),
       wrapStore: (store) => (this.#store = new FaultyStore(store)),
     };
@@ -76,6 +104,11 @@ export class Lives {
     return this.#powerWasCut;
   }
 
+  /** Operations so far that changed something, of all lives. */
+  get changeCount(): number {
+    return this.#changes;
+  }
+
   get isFirst(): boolean {
     return this.#life <= 1;
   }
@@ -85,8 +118,8 @@ export class Lives {
     this.#loss = null;
     this.#crash = Promise.withResolvers<never>();
     this.#crash.promise.catch(() => undefined);
-    this.#disk.onOperation(() => {
-      this.#count();
+    this.#disk.onOperation(({ kind }) => {
+      if (!harmless.has(kind)) this.#count();
     });
     const options = { ...this.#options, disk: this.#disk, life: this.#life++ };
     this.#fixture = await this.live(EngineFixture.open(options));
@@ -133,6 +166,7 @@ export class Lives {
   }
 
   #count(): void {
+    this.#changes++;
     const countdown = this.#countdown;
     if (countdown !== null && --countdown.left <= 0) this.die(countdown.loss);
   }

@@ -3,9 +3,9 @@
  * each of them a comparison with the model. Throws, with the steps so far, when something does not fit.
  */
 import { silentLogger, type Logger } from '../../src/base/logger.ts';
+import { checkAccounts, removeEverything } from './model-cleanup.ts';
 import { ModelChanges } from './model-changes.ts';
 import { Crashed, Lives, settle, type Loss } from './model-lives.ts';
-import { accountProblems, strayObjects } from './model-space.ts';
 import { VolumesModel } from './model-volumes.ts';
 import { ModelWorld } from './model-world.ts';
 import { ModelWrites } from './model-writes.ts';
@@ -33,7 +33,7 @@ export class ModelRun {
     [4, () => this.#checkpoint()],
     [4, () => this.#wake()],
     [3, () => this.#verifyOne()],
-    [2, () => this.#checkAccounts()],
+    [2, () => checkAccounts(this.#world, this.#writes)],
     [2, () => this.#restart()],
     [2, () => this.#closeVolume()],
     [4, () => this.#dieAtOnce()],
@@ -43,7 +43,7 @@ export class ModelRun {
   constructor(seed: number, logger: Logger = silentLogger) {
     this.seed = seed;
     this.#random = new SeededRandom(seed);
-    this.#lives = new Lives(seed, this.#random, logger);
+    this.#lives = new Lives(seed, this.#random, { logger });
     this.#world = new ModelWorld(this.#random, this.#lives, this.#model);
     this.#changes = new ModelChanges(this.#world);
     this.#writes = new ModelWrites(this.#world);
@@ -60,9 +60,10 @@ export class ModelRun {
       for (let i = 0; i < stepCount; i++) await this.#survive(() => this.#step());
       await this.#survive(async () => {
         await this.#world.verifyAll('process', false);
-        await this.#checkAccounts();
+        await checkAccounts(this.#world, this.#writes);
       });
-      await this.#removeEverything();
+      this.#lives.disarm();
+      await removeEverything(this.#world, this.#changes);
       await this.#lives.engine.close();
     } catch (error) {
       const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
@@ -74,7 +75,7 @@ export class ModelRun {
 
   async #open(): Promise<void> {
     this.#world.forgetDevices();
-    if (!this.#lives.isFirst && this.#random.chance(0.3)) this.#armCrash(120);
+    if (!this.#lives.isFirst && this.#random.chance(0.3)) this.#armCrash(60);
     await this.#lives.open();
   }
 
@@ -84,7 +85,7 @@ export class ModelRun {
   }
 
   async #armSoon(): Promise<void> {
-    this.#armCrash(60);
+    this.#armCrash(40);
     await Promise.resolve();
   }
 
@@ -170,44 +171,5 @@ export class ModelRun {
     if (volume === undefined) return;
     this.#world.note(`verify ${volume.name}`);
     await this.#world.verifyVolume(volume, 'process', false);
-  }
-
-  async #checkAccounts(): Promise<void> {
-    this.#world.note('check the accounts');
-    const problems = await this.#lives.live(accountProblems(this.#lives.engine));
-    if (problems.length > 0) throw new Error(`space accounts: ${problems.join('; ')}`);
-    if (this.#lives.powerWasCut) return;
-    for (const volume of this.#model.all) {
-      const { position } = volume.content;
-      await this.#lives.live(this.#writes.checkpointOf(volume));
-      volume.content.markDurable(position);
-    }
-    await this.#lives.live(settle());
-    const stray = await this.#lives.live(strayObjects(this.#lives.engine));
-    if (stray.length > 0) throw new Error(`objects that nothing knows: ${stray.join(', ')}`);
-  }
-
-  /** In any order; then nothing is left, neither in the backend nor on the local disk. */
-  async #removeEverything(): Promise<void> {
-    this.#lives.disarm();
-    while (this.#model.all.size > 0) {
-      const snapshot = this.#world.pick(this.#model.snapshots);
-      const volume = this.#world.pick(this.#model.volumes);
-      if (snapshot !== undefined && (volume === undefined || this.#random.chance(0.5))) {
-        await this.#changes.removeSnapshot(snapshot);
-      } else if (volume !== undefined) await this.#changes.removeVolume(volume);
-      else throw new Error('a volume stays that nothing needs');
-    }
-    await settle();
-    const stored = await this.#lives.engine.store.list('');
-    const left = stored.map(({ key }) => key).filter((key) => !/^(backend|writers\/.*)$/.test(key));
-    if (left.length > 0 && !this.#lives.powerWasCut) {
-      throw new Error(`left over: ${left.join(', ')}`);
-    }
-    const { disk } = this.#lives;
-    const local = disk.list('/data/volumes').map((volume) => {
-      return `${volume} with ${disk.list(`/data/volumes/${volume}`).join(' ') || 'nothing'}`;
-    });
-    if (local.length > 0) throw new Error(`left over on the disk: ${local.join(', ')}`);
   }
 }

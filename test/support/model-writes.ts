@@ -31,13 +31,22 @@ export class ModelWrites {
   }
 
   async write(): Promise<void> {
-    const { random, lives } = this.#world;
+    const { random } = this.#world;
     const volume = this.#world.pick(this.#world.model.volumes);
     if (volume === undefined) return;
-    const device = await this.#world.device(volume);
     const edits = Array.from({ length: 1 + random.integer(4) }, () => this.#edit(volume));
     const fua = edits.length === 1 && random.chance(0.2);
-    const alongside = random.chance(0.15);
+    await this.writeTo(volume, edits, { fua, alongside: random.chance(0.15) });
+  }
+
+  /** Requests that are under way at the same time; with `alongside`, a checkpoint too. */
+  async writeTo(
+    volume: VolumeModel,
+    edits: Edit[],
+    { fua = false, alongside = false }: { fua?: boolean; alongside?: boolean } = {},
+  ): Promise<void> {
+    const { lives } = this.#world;
+    const device = await this.#world.device(volume);
     const details = `${fua ? ' fua' : ''}${alongside ? ' while checkpointing' : ''}`;
     this.#world.note(`write ${volume.name} ${edits.map(describeEdit).join(', ')}${details}`);
     volume.content.begin(edits);
@@ -63,8 +72,8 @@ export class ModelWrites {
     return content;
   }
 
-  async flush(): Promise<void> {
-    const volume = this.#world.pick(this.#world.model.volumes);
+  async flush(chosen?: VolumeModel): Promise<void> {
+    const volume = chosen ?? this.#world.pick(this.#world.model.volumes);
     if (volume === undefined) return;
     this.#world.note(`flush ${volume.name}`);
     const device = await this.#world.device(volume);
