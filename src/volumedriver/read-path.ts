@@ -49,7 +49,7 @@ function fetchRuns(runs: MappedRun[], reader: ObjectReader): Buffer[] | Promise<
       pushZeroes(buffers, run.clusterCount * clusterBytes);
       continue;
     }
-    const bytes = Buffer.allocUnsafe(run.clusterCount * clusterBytes);
+    const bytes = reader.memory.take(run.clusterCount * clusterBytes);
     buffers.push(bytes);
     try {
       const read = reader.read(run.objectId, run.index, bytes);
