@@ -26,6 +26,8 @@ export interface CheckpointParts {
   holdWrites(hold: boolean): void;
   /** Appends what is queued for the log. */
   commitQueued(): void;
+  /** What is logged from now on is not in this checkpoint. */
+  onCut(): void;
 }
 
 /** Where an earlier session may have left objects that nothing refers to. */
@@ -80,9 +82,7 @@ export class Checkpointer {
       doomed: cut.doomed,
     };
     this.#parts.commitQueued();
-    const slot = log.slot + 1;
-    log.roll({ checkpointSlot: slot, boundary: cut.replayFrom });
-    log.append([{ type: 'control', payload: record }]);
+    const slot = log.roll({ checkpoint: record }) + 1;
     log.roll();
     await uploader.committed(slot);
     await this.#cleanUp(cut.doomed, cut.replayFrom, accountsKey);
@@ -132,6 +132,7 @@ export class Checkpointer {
       this.#parts.commitQueued();
       await image.map.drained();
       const replayFrom = log.roll() + 1;
+      this.#parts.onCut();
       this.#doomed.push(...image.accounts.takeDoomed());
       const head = image.map.freeze();
       const frozen: [number, FrozenMap][] = [];

@@ -10,10 +10,10 @@ import { Checkpointer, type Leftovers } from './checkpoint.ts';
 import type { Environment } from './environment.ts';
 import { clusterBytes } from './format/constants.ts';
 import type { SnapshotState, StateChange, VolumeState } from './format/control.ts';
-import type { LogRecord } from './format/record.ts';
-import type { VolumeLog } from './log/volume-log.ts';
+import type { SealedTlog, VolumeLog } from './log/volume-log.ts';
 import type { PersistedRoot } from './map/page.ts';
 import { readBytes } from './read-path.ts';
+import { replayCost } from './replay-cost.ts';
 import type { Uploader } from './uploader.ts';
 import { VolumeImage, type MapView } from './volume-image.ts';
 import { WritePath } from './write-path.ts';
@@ -60,6 +60,8 @@ export class Volume {
   #hold: { promise: Promise<void>; resolve: () => void } | null = null;
   #bytesSinceCheckpoint: number;
   #changedSinceCheckpoint: boolean;
+  /** Those of them that the checkpoint under way makes superfluous. */
+  #bytesBeforeCut = 0;
   #halted: VolumeError | null = null;
   #closed = false;
 
@@ -100,6 +102,10 @@ export class Volume {
         },
         commitQueued: () => {
           this.#writes.commit();
+        },
+        onCut: () => {
+          this.#bytesBeforeCut = this.#bytesSinceCheckpoint;
+          this.#changedSinceCheckpoint = false;
         },
       },
       parts.accountsKey,
@@ -149,15 +155,15 @@ export class Volume {
 
   /** `alive` is asked after every wait: a request of a client that has gone is not applied any more. */
   async write(offset: number, data: Buffer, alive: () => boolean): Promise<void> {
-    await this.#logging(data.length, alive, () => this.#writes.write(offset, data));
+    await this.#logging(data.length, alive, () => this.#writes.write(offset, data, alive));
   }
 
   async clear(offset: number, length: number, alive: () => boolean): Promise<void> {
-    await this.#logging(0, alive, () => this.#writes.clear(offset, length));
+    await this.#logging(0, alive, () => this.#writes.clear(offset, length, alive));
   }
 
   async writeZeroes(offset: number, length: number, alive: () => boolean): Promise<void> {
-    await this.#logging(length, alive, () => this.#writes.writeZeroes(offset, length));
+    await this.#logging(length, alive, () => this.#writes.writeZeroes(offset, length, alive));
   }
 
   /** Everything acknowledged so far is where the volume's `flushTo` says. */
@@ -165,14 +171,17 @@ export class Volume {
     this.#assertRunning();
     this.#writes.commit();
     await this.#log.sync();
-    if (this.state.flushTo === 'backend') await this.#uploader.committed(this.#log.roll());
+    this.#assertRunning(); // an upload may have found out meanwhile that the disk lost something
+    if (this.state.flushTo === 'backend') await this.#uploader.committed(this.#roll());
   }
 
   /** Puts a change of state into the log; it counts once sync() has resolved. */
   change(change: StateChange): void {
     this.#assertRunning();
     this.#writes.commit();
-    this.#appendControl(change);
+    this.#withRoom(() => {
+      this.#log.append([{ type: 'control', payload: change }]);
+    });
     this.#image.applyChange(change, this.#log.slot);
     this.#changedSinceCheckpoint = true;
   }
@@ -190,10 +199,13 @@ export class Volume {
   ): Promise<void> {
     this.#assertRunning();
     this.#writes.commit();
-    this.#log.sealObject();
+    this.#withRoom(() => {
+      this.#log.sealObject();
+    });
     this.change({ kind: 'snapshotTaken', ...fields });
-    const slot = this.#log.roll();
+    const slot = this.#roll();
     await (this.state.flushTo === 'backend' ? this.#uploader.committed(slot) : this.#log.sync());
+    this.#assertRunning();
   }
 
   /** Whether the snapshot's record, and with it all its data, is in the backend. */
@@ -211,7 +223,7 @@ export class Volume {
   async commitAll(): Promise<void> {
     this.#assertRunning();
     this.#writes.commit();
-    await this.#uploader.committed(this.#log.roll());
+    await this.#uploader.committed(this.#roll());
   }
 
   /** The persisted root of a snapshot, for a clone: makes a checkpoint if there is none yet. */
@@ -285,15 +297,23 @@ export class Volume {
     this.revokeClients(() => true, error);
   }
 
-  /** Changes of state, removals among them, may use the space that is kept for them when the disk is full. */
-  #appendControl(change: StateChange): void {
-    const records: LogRecord[] = [{ type: 'control', payload: change }];
+  /** A TLog was closed: the next open has to replay it, until a checkpoint spares that. */
+  noteSealed({ header, sizeBytes }: SealedTlog): void {
+    this.#bytesSinceCheckpoint += replayCost(header, sizeBytes, this.#environment.limits);
+  }
+
+  #roll(): number {
+    return this.#withRoom(() => this.#log.roll());
+  }
+
+  /** Changes of state, removals and commits may use the space that is kept for them when the disk is full. */
+  #withRoom<Result>(append: () => Result): Result {
     try {
-      this.#log.append(records);
+      return append();
     } catch (error) {
       if (!hasCode(error, 'OUT_OF_SPACE')) throw error;
       this.#environment.space.diskIsFull();
-      this.#log.append(records);
+      return append();
     }
   }
 
@@ -303,7 +323,9 @@ export class Volume {
       try {
         this.#writes.commit();
         await this.#image.map.drained();
-        this.#log.sealObject();
+        this.#withRoom(() => {
+          this.#log.sealObject();
+        });
         this.change(change);
       } finally {
         this.#holdWrites(false);
@@ -313,11 +335,9 @@ export class Volume {
 
   async #checkpointNow(): Promise<void> {
     this.#assertRunning();
-    const bytes = this.#bytesSinceCheckpoint;
-    this.#changedSinceCheckpoint = false;
     try {
       await this.#checkpointer.run();
-      this.#bytesSinceCheckpoint -= bytes;
+      this.#bytesSinceCheckpoint -= this.#bytesBeforeCut;
     } catch (error) {
       this.#changedSinceCheckpoint = true;
       if (hasCode(error, 'OUT_OF_SPACE')) this.#environment.space.diskIsFull();
@@ -384,7 +404,6 @@ export class Volume {
     this.#changedSinceCheckpoint = true;
     if (this.#log.tlogBytes < this.#environment.limits.tlogBytesMax || this.#halted !== null)
       return;
-    this.#bytesSinceCheckpoint += this.#log.tlogBytes;
     try {
       this.#log.roll();
     } catch (error) {

@@ -35,11 +35,21 @@ interface Group {
   finished: Operation[];
 }
 
+/**
+ * Asked after every wait: a request of a client that has gone is not applied any more, since another may have the
+ * volume by now.
+ */
+export type Alive = () => boolean;
+
 export interface WritePathOptions {
   log: VolumeLog;
   image: VolumeImage;
   /** Reads whole clusters, as they are in the head now. */
   readClusters(cluster: number, count: number): Promise<Buffer>;
+}
+
+function assertAlive(alive: Alive): void {
+  if (!alive()) throw new VolumeError('SHUTTING_DOWN', 'writing: the client has gone');
 }
 
 export class WritePath {
@@ -52,19 +62,20 @@ export class WritePath {
   }
 
   /** Resolves when the write is in the log. OUT_OF_SPACE, HALTED. */
-  write(offset: number, data: Buffer): Promise<void> {
+  write(offset: number, data: Buffer, alive: Alive): Promise<void> {
     const first = Math.floor(offset / clusterBytes);
     const end = Math.ceil((offset + data.length) / clusterBytes);
     const aligned = offset % clusterBytes === 0 && data.length % clusterBytes === 0;
     if (aligned && this.#locks.idle) return this.#enqueue(first, data);
     return this.#locks.run(first, end, async () => {
+      assertAlive(alive);
       if (aligned) await this.#enqueue(first, data);
-      else await this.#writeUnaligned(offset, data);
+      else await this.#writeUnaligned(offset, data, alive);
     });
   }
 
   /** Makes a range read as zeroes, giving whole clusters back. */
-  async clear(offset: number, length: number): Promise<void> {
+  async clear(offset: number, length: number, alive: Alive): Promise<void> {
     const first = Math.floor(offset / clusterBytes);
     const end = Math.ceil((offset + length) / clusterBytes);
     const innerFirst = Math.ceil(offset / clusterBytes);
@@ -75,27 +86,31 @@ export class WritePath {
       return;
     }
     await this.#locks.run(first, end, async () => {
+      assertAlive(alive);
       if (innerFirst >= innerEnd) {
-        await this.#writeUnaligned(offset, Buffer.alloc(length));
+        await this.#writeUnaligned(offset, Buffer.alloc(length), alive);
         return;
       }
       const head = innerFirst * clusterBytes - offset;
       const tail = offset + length - innerEnd * clusterBytes;
       await Promise.all([
-        head > 0 ? this.#writeUnaligned(offset, Buffer.alloc(head)) : undefined,
+        head > 0 ? this.#writeUnaligned(offset, Buffer.alloc(head), alive) : undefined,
         this.#enqueueRange(innerFirst, innerEnd - innerFirst),
-        tail > 0 ? this.#writeUnaligned(innerEnd * clusterBytes, Buffer.alloc(tail)) : undefined,
+        tail > 0
+          ? this.#writeUnaligned(innerEnd * clusterBytes, Buffer.alloc(tail), alive)
+          : undefined,
       ]);
     });
   }
 
   /** Stores zeroes, so that the range is allocated. */
-  async writeZeroes(offset: number, length: number): Promise<void> {
+  async writeZeroes(offset: number, length: number, alive: Alive): Promise<void> {
     let at = offset;
     while (at < offset + length) {
       const untilAligned = zeroes.length - (at % clusterBytes);
       const count = Math.min(untilAligned, offset + length - at);
-      await this.write(at, zeroes.subarray(0, count));
+      assertAlive(alive);
+      await this.write(at, zeroes.subarray(0, count), alive);
       at += count;
     }
   }
@@ -129,7 +144,7 @@ export class WritePath {
   }
 
   /** Reads the clusters at the edges, merges, writes. The caller holds the lock on all clusters of the range. */
-  async #writeUnaligned(offset: number, data: Buffer): Promise<void> {
+  async #writeUnaligned(offset: number, data: Buffer, alive: Alive): Promise<void> {
     this.commit(); // what was queued before must be in the map that is read now
     const first = Math.floor(offset / clusterBytes);
     const last = Math.floor((offset + data.length - 1) / clusterBytes);
@@ -141,6 +156,7 @@ export class WritePath {
       (await this.#options.readClusters(last, 1)).copy(merged, merged.length - clusterBytes);
     }
     data.copy(merged, head);
+    assertAlive(alive);
     await this.#enqueue(first, merged);
   }
 

@@ -8,6 +8,7 @@ import { assert } from '../../base/assert.ts';
 import { VolumeError } from '../../volumes/errors.ts';
 import { diskError } from './disk-errors.ts';
 import type { DiskFile } from './disk.ts';
+import { GroupSync } from './group-sync.ts';
 
 /**
  * Where the kernel or the filesystem has no RWF_NOWAIT, a cached read this small is simply made: it may block the
@@ -23,6 +24,8 @@ export class LinuxFile implements DiskFile {
   #noWait = true;
   #closed = false;
   #operationsRunning = 0;
+  readonly #syncs = new GroupSync(() => this.#syncNow());
+  #syncFailure: Error | null = null;
 
   constructor(path: string, fd: number) {
     this.path = path;
@@ -107,13 +110,7 @@ export class LinuxFile implements DiskFile {
   }
 
   async sync(): Promise<void> {
-    await this.#offThread('sync', async () => {
-      await called<undefined>((callback) => {
-        fs.fdatasync(this.#fd, (error) => {
-          callback(error, undefined);
-        });
-      });
-    });
+    await this.#offThread('sync', () => this.#syncs.sync());
   }
 
   truncate(sizeBytes: number): void {
@@ -173,6 +170,24 @@ export class LinuxFile implements DiskFile {
     } finally {
       this.#operationsRunning--;
       this.#releaseWhenUnused();
+    }
+  }
+
+  /**
+   * The kernel reports a failed write-back to the next sync of a descriptor and to no later one (fsync(2)). So syncs of
+   * a file run one after the other, and one that failed fails all that follow.
+   */
+  async #syncNow(): Promise<void> {
+    if (this.#syncFailure !== null) throw this.#syncFailure;
+    try {
+      await called<undefined>((callback) => {
+        fs.fdatasync(this.#fd, (error) => {
+          callback(error, undefined);
+        });
+      });
+    } catch (error) {
+      this.#syncFailure = error instanceof Error ? error : new Error(String(error));
+      throw error;
     }
   }
 

@@ -33,7 +33,7 @@ describe('a TLog', () => {
         end: tlogHeaderBytes + (i + 1) * recordBytes,
       })),
       sealed: false,
-      tornTail: false,
+      lostTail: false,
       end,
       damaged: false,
     });
@@ -42,7 +42,7 @@ describe('a TLog', () => {
   test('that is sealed ends with its end record, whatever follows', () => {
     for (const rest of [Buffer.alloc(0), Buffer.alloc(64), sealed, Buffer.alloc(99, 0xff)]) {
       const tlog = parsed(Buffer.concat([sealed, rest]));
-      expect(tlog).toMatchObject({ sealed: true, tornTail: false, damaged: false });
+      expect(tlog).toMatchObject({ sealed: true, lostTail: false, damaged: false });
       expect(tlog.end).toBe(end + recordBytes);
       expect(tlog.records).toHaveLength(4);
     }
@@ -59,7 +59,7 @@ describe('a TLog', () => {
 
   test('may be nothing but a header', () => {
     const empty = parsed(open.subarray(0, tlogHeaderBytes));
-    expect(empty).toMatchObject({ records: [], sealed: false, tornTail: false });
+    expect(empty).toMatchObject({ records: [], sealed: false, lostTail: false });
     expect(parsed(tlogBytes(header, [], { sealed: true })).sealed).toBe(true);
   });
 
@@ -85,23 +85,26 @@ describe('the end of a TLog', () => {
       expect(clustersOf(tlog)).toEqual([1, 2, 3].slice(0, whole));
       expect(tlog.end).toBe(tlogHeaderBytes + whole * recordBytes);
       expect(tlog).toMatchObject({ sealed: false, damaged: false });
-      expect(tlog.tornTail).toBe(length > tlog.end);
+      expect(tlog.lostTail).toBe(false); // one record was not written to its end: nobody was told of it
     }
   });
 
-  test('is torn where a byte is wrong', () => {
+  test('is lost where a byte is wrong', () => {
     for (const { bytes } of flips(open.subarray(tlogHeaderBytes + recordBytes))) {
       const start = open.subarray(0, tlogHeaderBytes + recordBytes);
       const tlog = parsed(Buffer.concat([start, bytes]));
       expect(clustersOf(tlog).length).toBeLessThan(3);
       expect(clustersOf(tlog)).toEqual([1, 2].slice(0, clustersOf(tlog).length));
-      expect(tlog).toMatchObject({ sealed: false, tornTail: true, damaged: false });
+      expect(tlog).toMatchObject({ sealed: false, damaged: false });
+      const at = (clustersOf(tlog).length - 1) * recordBytes;
+      const passesEnd = at + bytes.readUInt32LE(at) > bytes.length; // as one that was never written to its end
+      if (!passesEnd) expect(tlog.lostTail).toBe(true);
     }
   });
 
-  test('is not torn by the zeroes of a file that grew', () => {
+  test('is lost where there are zeroes: the file grew, and what was written there is gone', () => {
     const grown = parsed(Buffer.concat([open, Buffer.alloc(5000)]));
-    expect(grown).toMatchObject({ end, tornTail: false, damaged: false });
+    expect(grown).toMatchObject({ end, lostTail: true, damaged: false });
   });
 
   test('is before records of another log, however alike', () => {
@@ -110,7 +113,7 @@ describe('the end of a TLog', () => {
       const at = tlogHeaderBytes + kept * recordBytes;
       const tlog = parsed(Buffer.concat([open.subarray(0, at), other.subarray(at)]));
       expect(clustersOf(tlog)).toEqual([1, 2, 3].slice(0, kept));
-      expect(tlog.tornTail).toBe(true);
+      expect(tlog.lostTail).toBe(true);
     }
   });
 
@@ -144,13 +147,13 @@ describe('a broken record', () => {
   ])('is damage or a torn end: $what', ({ mark, nth, damaged }) => {
     const tlog = broken(mark, nth);
     expect(tlog.end).toBe(tlogHeaderBytes + nth * recordBytes);
-    expect(tlog).toMatchObject({ damaged, sealed: false, tornTail: true });
+    expect(tlog).toMatchObject({ damaged, sealed: false, lostTail: true });
   });
 
   test('hides what follows it, when its length is wrong', () => {
     const bytes = tlogBytes(header, [...records, sync(5, end)]);
     bytes.writeUInt32LE(40, tlogHeaderBytes);
-    expect(parsed(bytes)).toMatchObject({ damaged: false, tornTail: true, records: [] });
+    expect(parsed(bytes)).toMatchObject({ damaged: false, lostTail: true, records: [] });
   });
 
   test('does not become damage by a mark that is chained to something else', () => {

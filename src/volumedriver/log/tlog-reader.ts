@@ -2,7 +2,13 @@
  * Reads a TLog back: its header and every valid record, up to the first place where the chain breaks. Pure: the bytes
  * come from a slot of the backend or from a local file, and it is the caller who decides what a broken end means.
  */
-import { decodeRecord, framedLength, type LogRecord } from '../format/record.ts';
+import {
+  decodeRecord,
+  framedLength,
+  recordBytesMax,
+  recordHeaderBytes,
+  type LogRecord,
+} from '../format/record.ts';
 import {
   decodeTlogHeader,
   headerChecksum,
@@ -22,8 +28,11 @@ export interface ParsedTlog {
   records: ParsedRecord[];
   /** The TLog was sealed: an end record closes it. */
   sealed: boolean;
-  /** Bytes follow the last valid record that are not the zeroes of a file that grew but was never written. */
-  tornTail: boolean;
+  /**
+   * More was written behind the last valid record, and it is not there any more. The beginning of one record at the very
+   * end is no such thing: the process ended while it wrote that, before anybody was told.
+   */
+  lostTail: boolean;
   /** Where the valid records end, in bytes. */
   end: number;
   /** A mark behind the end says that more was durable: not a torn end, but damage. */
@@ -51,10 +60,23 @@ export function parseTlog(bytes: Buffer): ParsedTlog | undefined {
     header,
     records,
     sealed,
-    tornTail: !sealed && bytes.subarray(at).some((byte) => byte !== 0),
+    lostTail: !sealed && !isBeginningOfRecord(bytes, at),
     end: at,
     damaged: !sealed && wasDurable(bytes, at, header.slot),
   };
+}
+
+/** The rest of the bytes is shorter than the record that it begins, or empty. */
+function isBeginningOfRecord(bytes: Buffer, at: number): boolean {
+  const rest = bytes.length - at;
+  if (rest < recordHeaderBytes) return true;
+  const length = bytes.readUInt32LE(at);
+  return length > rest && length <= recordBytesMax;
+}
+
+/** Whether a TLog whose header is damaged was durable beyond it. `slot` is what its name says. */
+export function wasDurableBehindHeader(bytes: Buffer, slot: number): boolean {
+  return wasDurable(bytes, tlogHeaderBytes, slot);
 }
 
 /**

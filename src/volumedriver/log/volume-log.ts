@@ -12,6 +12,7 @@ import type { Random } from '../../base/random.ts';
 import { VolumeError, hasCode, toVolumeError } from '../../volumes/errors.ts';
 import type { Disk, DiskFile } from '../disk/disk.ts';
 import { objectCounterMax } from '../format/constants.ts';
+import type { CheckpointRecord } from '../format/control.ts';
 import { formatObjectId, makeObjectId } from '../format/location.ts';
 import type { LogRecord } from '../format/record.ts';
 import { linkOf, noNonce, type TlogHeader } from '../format/tlog-header.ts';
@@ -28,6 +29,15 @@ export interface SealedObject {
 export interface SealedTlog {
   header: TlogHeader;
   file: DiskFile;
+  sizeBytes: number;
+}
+
+/** How the next TLog differs from the one before it. */
+export interface NextTlog {
+  /** It starts with this record, which later headers point to. */
+  checkpoint?: CheckpointRecord;
+  /** Begin it although the open one has no records. */
+  evenEmpty?: boolean;
 }
 
 export interface VolumeLogOptions {
@@ -170,24 +180,28 @@ export class VolumeLog {
 
   /**
    * Closes the open TLog, with its objects, and begins the next one. Nothing to do for a TLog without records. Returns
-   * the slot up to which everything is sealed now.
+   * the slot up to which everything is sealed now. All or nothing: after OUT_OF_SPACE the open TLog goes on.
    */
-  roll(next: { checkpointSlot?: number; boundary?: number; evenEmpty?: boolean } = {}): number {
+  roll(next: NextTlog = {}): number {
     this.#assertRunning();
     this.sealObject();
-    const needed = next.checkpointSlot !== undefined || next.evenEmpty === true;
+    const needed = next.checkpoint !== undefined || next.evenEmpty === true;
     if (this.#tlog.records === 0 && !needed) return this.slot - 1;
     const sealed = this.#tlog;
     const { header } = sealed;
     this.#tlog = this.#halting(() => {
       const fresh = this.#openTlog({
         slot: header.slot + 1,
-        checkpointSlot: next.checkpointSlot ?? header.checkpointSlot,
-        boundary: next.boundary ?? header.boundary,
+        checkpointSlot: next.checkpoint === undefined ? header.checkpointSlot : header.slot + 1,
+        boundary: next.checkpoint?.replayFrom ?? header.boundary,
         previous: linkOf(header.nonce),
         replaces: noNonce,
       });
       try {
+        // A header that promises a checkpoint is never without it, whatever the disk has room for.
+        if (next.checkpoint !== undefined) {
+          fresh.append([{ type: 'control', payload: next.checkpoint }]);
+        }
         sealed.seal();
       } catch (error) {
         this.#discard(fresh.file);
@@ -196,7 +210,8 @@ export class VolumeLog {
       return fresh;
     });
     this.#unsynced.add(sealed.file);
-    this.#options.events.tlogSealed({ header, file: sealed.file });
+    if (this.#tlog.records > 0) this.#unsynced.add(this.#tlog.file);
+    this.#options.events.tlogSealed({ header, file: sealed.file, sizeBytes: sealed.sizeBytes });
     return header.slot;
   }
 
@@ -211,6 +226,11 @@ export class VolumeLog {
   fileIsDurable(file: DiskFile): void {
     this.#unsynced.delete(file);
     if (this.#unsynced.size === 0) this.#unsyncedBytes = 0; // or writers would wait for a sync of nothing
+  }
+
+  /** Nothing may be logged or flushed any more: somebody else found a failed sync, or a new owner. */
+  halt(error: VolumeError): void {
+    this.#halted ??= error;
   }
 
   /** Ends the log without another byte: the open files are closed as they are. */

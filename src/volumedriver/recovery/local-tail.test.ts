@@ -5,6 +5,7 @@ import { headerOf, nonceOf, range, sync, tlogBytes } from '../../../test/support
 import type { TlogHeader } from '../format/tlog-header.ts';
 import { parseTlog } from '../log/tlog-reader.ts';
 import {
+  assertReadable,
   classify,
   lastMark,
   logDirectoryName,
@@ -15,6 +16,8 @@ import {
 function logOf(directory: string, ...headers: TlogHeader[]): LocalLog {
   return {
     directory,
+    behindGap: [],
+    unreadable: [],
     tlogs: headers.map((header) => {
       const tlog = parseTlog(tlogBytes(header, [range(header.slot)], { sealed: true }));
       if (tlog === undefined) throw new Error('it has a header');
@@ -180,7 +183,8 @@ describe('the durable mark', () => {
   ])('is $what', ({ marks, expected }) => {
     const records = marks.map(([slot = 0, offset = 0]) => sync(slot, offset));
     const tlog = parseTlog(tlogBytes(headerOf(5), records));
-    expect(lastMark({ directory: 'a', tlogs: tlog === undefined ? [] : [tlog] })).toEqual(expected);
+    const tlogs = tlog === undefined ? [] : [tlog];
+    expect(lastMark({ ...logOf('a'), tlogs })).toEqual(expected);
   });
 });
 
@@ -212,5 +216,58 @@ describe('local directories', () => {
     expect(logs.map(({ directory }) => directory)).toEqual(['/v/log-00000002']);
     expect(logs[0]?.tlogs.map(({ header }) => header.slot)).toEqual([6, 7]);
     expect(readLocalLogs(disk, '/none')).toEqual([]);
+  });
+});
+
+describe('a TLog without an intact header', () => {
+  const header = headerOf(4);
+  const flushed = tlogBytes(header, [range(1), sync(4, 160), range(2)]);
+  const unflushed = tlogBytes(header, [range(1), range(2)]);
+
+  function logsWith(bytes: Buffer): LocalLog[] {
+    const disk = new SimulatedDisk();
+    disk.makeDirectory('/v/log-00000002');
+    const file = disk.create('/v/log-00000002/00000000000004.tlog');
+    const damaged = Buffer.from(bytes);
+    if (damaged.length > 20) damaged.writeUInt8(damaged.readUInt8(20) ^ 1, 20);
+    file.write([damaged], 0);
+    file.close();
+    return readLocalLogs(disk, '/v');
+  }
+
+  test.each([
+    { what: 'one that was flushed is damage', bytes: flushed, last: 3, throws: true, lost: false },
+    {
+      what: 'of a slot in the backend is not',
+      bytes: flushed,
+      last: 4,
+      throws: false,
+      lost: false,
+    },
+    { what: 'nothing flushed is lost', bytes: unflushed, last: 3, throws: false, lost: true },
+    {
+      what: 'a header alone is nothing',
+      bytes: tlogBytes(header, []),
+      last: 3,
+      throws: false,
+      lost: false,
+    },
+    {
+      what: 'an empty file is nothing',
+      bytes: Buffer.alloc(0),
+      last: 3,
+      throws: false,
+      lost: false,
+    },
+  ])('$what', ({ bytes, last, throws, lost }) => {
+    const logs = logsWith(bytes);
+    const check = (): void => {
+      assertReadable(logs, headerOf(last));
+    };
+    if (throws) expect(check).toThrow(/slot 4 .* is damaged/);
+    else {
+      check();
+      expect(classify(logs, headerOf(last)).lost !== null).toBe(lost);
+    }
   });
 });

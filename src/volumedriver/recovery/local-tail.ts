@@ -4,15 +4,28 @@
  * last slot: that is the tail. The others are leftovers of recoveries that were themselves interrupted, or, when another
  * owner has committed meanwhile, a tail that can't become part of the volume any more.
  */
-import { VolumeError } from '../../volumes/errors.ts';
 import type { Disk } from '../disk/disk.ts';
-import { linkOf, noNonce, type TlogHeader } from '../format/tlog-header.ts';
-import { parseTlog, type ParsedTlog } from '../log/tlog-reader.ts';
+import { linkOf, noNonce, tlogHeaderBytes, type TlogHeader } from '../format/tlog-header.ts';
+import { VolumeError } from '../../volumes/errors.ts';
+import { parseTlog, wasDurableBehindHeader, type ParsedTlog } from '../log/tlog-reader.ts';
 
 export interface LocalLog {
   directory: string;
   /** Intact headers only, by slot. */
   tlogs: ParsedTlog[];
+  /** TLogs behind a gap: what lies between was lost, and so are they. Of a tail only. */
+  behindGap: ParsedTlog[];
+  /** TLogs without an intact header, by slot. */
+  unreadable: UnreadableTlog[];
+}
+
+export interface UnreadableTlog {
+  /** As its name says. */
+  slot: number;
+  /** A mark in it says that it was durable: its header was damaged later. */
+  damaged: boolean;
+  /** It had more than a header: writes may have been acknowledged from it. */
+  hadRecords: boolean;
 }
 
 export interface LocalState {
@@ -22,6 +35,8 @@ export interface LocalState {
   obsolete: LocalLog[];
   /** Another owner has taken the slots: never to be replayed, kept for the operator. */
   overtaken: LocalLog[];
+  /** Why writes are lost that no log here has any more; null when nothing says so. */
+  lost: string | null;
 }
 
 const logDirectory = /^log-[0-9a-f]{8}$/;
@@ -39,6 +54,7 @@ export function readLocalLogs(disk: Disk, volumeDirectory: string): LocalLog[] {
 
 function readLocalLog(disk: Disk, directory: string): LocalLog {
   const tlogs: ParsedTlog[] = [];
+  const unreadable: UnreadableTlog[] = [];
   for (const name of disk.list(directory).filter((other) => other.endsWith('.tlog'))) {
     const file = disk.open(`${directory}/${name}`, 'read');
     try {
@@ -46,11 +62,42 @@ function readLocalLog(disk: Disk, directory: string): LocalLog {
       file.readSync(bytes, 0);
       const tlog = parseTlog(bytes);
       if (tlog !== undefined) tlogs.push(tlog);
+      else unreadable.push(unreadableTlog(Number.parseInt(name, 16), bytes));
     } finally {
       file.close();
     }
   }
-  return { directory, tlogs: tlogs.sort((a, b) => a.header.slot - b.header.slot) };
+  tlogs.sort((a, b) => a.header.slot - b.header.slot);
+  return { directory, tlogs, behindGap: [], unreadable };
+}
+
+function unreadableTlog(slot: number, bytes: Buffer): UnreadableTlog {
+  const damaged = wasDurableBehindHeader(bytes, slot);
+  return { slot, damaged, hadRecords: bytes.length > tlogHeaderBytes };
+}
+
+/** Newer than the backend, flushed, and not readable any more: CORRUPT, or an open would delete it as if it were empty. */
+export function assertReadable(logs: readonly LocalLog[], last: TlogHeader | null): void {
+  for (const log of logs) {
+    const mark = lastMark(log);
+    for (const { slot, damaged } of log.unreadable) {
+      if (slot <= (last?.slot ?? 0) || (!damaged && slot > mark.slot)) continue;
+      throw new VolumeError(
+        'CORRUPT',
+        `opening a volume: the header of slot ${slot} in ${log.directory} is damaged, and what it holds was flushed; ` +
+          'restore the file or remove the directory to lose what is in it',
+      );
+    }
+  }
+}
+
+/** Why writes may be lost that never got into the backend and that no flush covered; null when none are. */
+function lostUnreadable(logs: readonly LocalLog[], last: TlogHeader | null): string | null {
+  for (const { directory, unreadable } of logs) {
+    const lost = unreadable.find(({ slot, hadRecords }) => hadRecords && slot > (last?.slot ?? 0));
+    if (lost !== undefined) return `slot ${lost.slot} in ${directory} has no header`;
+  }
+  return null;
 }
 
 /**
@@ -58,7 +105,12 @@ function readLocalLog(disk: Disk, directory: string): LocalLog {
  * the tail that was durable.
  */
 export function classify(logs: readonly LocalLog[], last: TlogHeader | null): LocalState {
-  const state: LocalState = { tail: null, obsolete: [], overtaken: [] };
+  const state: LocalState = {
+    tail: null,
+    obsolete: [],
+    overtaken: [],
+    lost: lostUnreadable(logs, last),
+  };
   const nonces = new Set(logs.flatMap((log) => log.tlogs.map(({ header }) => header.nonce)));
   for (const log of logs) {
     const kind = kindOf(log, last, nonces);
@@ -106,7 +158,9 @@ function continuing(log: LocalLog, last: TlogHeader | null): LocalLog {
     nonce = tlog.header.nonce;
   }
   const mark = lastMark(log);
-  if (mark.slot <= slot) return { directory: log.directory, tlogs };
+  if (mark.slot <= slot) {
+    return { ...log, tlogs, behindGap: log.tlogs.filter((tlog) => tlog.header.slot > slot) };
+  }
   throw new VolumeError(
     'CORRUPT',
     `opening a volume: slot ${slot + 1} is missing in ${log.directory}, although it was flushed up to slot ${mark.slot}; ` +
@@ -122,7 +176,7 @@ export interface DurableMark {
 
 export function lastMark(log: LocalLog): DurableMark {
   let mark: DurableMark = { slot: 0, offset: 0 };
-  for (const { records } of log.tlogs) {
+  for (const { records } of [...log.tlogs, ...log.behindGap]) {
     for (const { record } of records) {
       if (record.type !== 'sync') continue;
       const later =

@@ -14,6 +14,7 @@ import type { VolumeImage } from '../volume-image.ts';
 import { Volume } from '../volume.ts';
 import { loadHistory, replayedTlogs, type History } from './history.ts';
 import {
+  assertReadable,
   classify,
   logDirectoryName,
   readLocalLogs,
@@ -29,6 +30,7 @@ export async function openVolume(environment: Environment, id: string): Promise<
   const directory = volumeDirectory(environment, id);
   const logs = readLocalLogs(disk, directory);
   let history = await existingHistory(environment, id);
+  assertReadable(logs, history.lastHeader);
   let local = classify(logs, history.lastHeader);
   if (local.tail !== null) {
     const { asTheyAre } = planTail(local.tail);
@@ -142,6 +144,7 @@ class Takeover {
         this.#uploader.addObject(object);
       },
       tlogSealed: (tlog) => {
+        this.#volume?.noteSealed(tlog);
         this.#uploader.addTlog(tlog);
       },
       halted: (error) => {
@@ -161,18 +164,19 @@ class Takeover {
 
   #fail(error: VolumeError): void {
     this.#failure ??= error;
+    this.#log?.halt(error);
     this.#volume?.halt(error);
   }
 
   /** Puts the tail into the new log, and raises the generation if acknowledged writes were lost. */
   async #settle(log: VolumeLog, plan: TailPlan | null): Promise<void> {
     const { disk, store, logger } = this.#environment;
-    let lost: string | null = null;
+    let { lost } = this.#local;
     for (const overtaken of this.#local.overtaken) lost ??= this.#setAside(overtaken);
     if (plan !== null && this.#local.tail !== null) {
       const parts = { disk, store, logger, log, directory: this.#local.tail.directory };
       const cut = await carryOver(parts, plan);
-      lost ??= cut;
+      lost ??= cut ?? plan.lost;
     }
     if (lost === null) return;
     const state = await this.#stateNow(plan);

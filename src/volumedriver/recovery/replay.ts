@@ -6,6 +6,7 @@ import { parseControl, type CheckpointRecord, type VolumeState } from '../format
 import type { LogRecord } from '../format/record.ts';
 import type { ParsedTlog } from '../log/tlog-reader.ts';
 import type { PersistedRoot } from '../map/page.ts';
+import { replayCost } from '../replay-cost.ts';
 import { SpaceAccounts } from '../space-accounts.ts';
 import { VolumeImage } from '../volume-image.ts';
 import { isGone } from '../state.ts';
@@ -30,7 +31,8 @@ export async function replayHistory(
   let replayedBytes = 0;
   for await (const tlog of replayedTlogs(environment.store, history)) {
     await replay.tlog(tlog);
-    if (tlog.records.length > 1) replayedBytes += tlog.end;
+    if (tlog.records.length === 1) continue; // the end alone: nothing to replay
+    replayedBytes += replayCost(tlog.header, tlog.end, environment.limits);
   }
   return { image: await replay.finish(history.volume), replayedBytes };
 }

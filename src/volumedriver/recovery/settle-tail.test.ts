@@ -4,6 +4,7 @@ import { headerOf, range, sync, tlogBytes } from '../../../test/support/tlog-byt
 import type { LogRecord } from '../format/record.ts';
 import { tlogHeaderBytes } from '../format/tlog-header.ts';
 import { parseTlog, type ParsedTlog } from '../log/tlog-reader.ts';
+import type { LocalLog } from './local-tail.ts';
 import { planTail } from './settle-tail.ts';
 
 const recordBytes = 32;
@@ -61,8 +62,12 @@ function described(record: LogRecord): string {
   return record.type === 'control' ? 'removed' : record.type;
 }
 
+function logOf(...parts: Tlog[]): LocalLog {
+  return { directory: 'd', tlogs: tlogs(...parts), behindGap: [], unreadable: [] };
+}
+
 function decisions(parts: Tlog[]): unknown {
-  const plan = planTail({ directory: 'd', tlogs: tlogs(...parts) });
+  const plan = planTail(logOf(...parts));
   return {
     asTheyAre: plan.asTheyAre.map(({ header }) => header.slot),
     replaced: plan.replaced?.header.slot ?? null,
@@ -184,7 +189,7 @@ describe('the plan for a tail', () => {
       slot: 1,
     },
   ])('is refused with damage $what', ({ parts, slot }) => {
-    expect(() => planTail({ directory: 'd', tlogs: tlogs(...parts) })).toThrow(
+    expect(() => planTail(logOf(...parts))).toThrow(
       expect.objectContaining({
         code: 'CORRUPT',
         message: expect.stringMatching(new RegExp(`in d is damaged at byte \\d+ of slot ${slot},`)),
@@ -194,8 +199,38 @@ describe('the plan for a tail', () => {
 
   test('is refused with a control record of another version', () => {
     const later: LogRecord = { type: 'control', payload: { kind: 'compacted' } };
-    expect(() => planTail({ directory: 'd', tlogs: tlogs({ records: [later] }) })).toThrow(
+    expect(() => planTail(logOf({ records: [later] }))).toThrow(
       expect.objectContaining({ code: 'CORRUPT' }),
     );
+  });
+});
+
+describe('writes that may have been acknowledged', () => {
+  const open: Tlog = { records: [range(1), range(2)] };
+  const sealed: Tlog = { ...open, sealed: true };
+
+  test.each<{ what: string; parts: Tlog[]; lost: string | null }>([
+    { what: 'none, when everything is there', parts: [sealed, open], lost: null },
+    {
+      what: 'those behind a broken record',
+      parts: [{ ...open, flip: endOf(0) + 20 }],
+      lost: 'torn',
+    },
+    { what: 'those of a TLog behind one without an end', parts: [open, open], lost: 'gap' },
+    {
+      what: 'none, when the next TLog holds a checkpoint only',
+      parts: [open, { records: [checkpoint] }],
+      lost: null,
+    },
+  ])('are lost: $what', ({ parts, lost }) => {
+    const expected: unknown = lost === null ? null : expect.stringContaining(lost);
+    expect(planTail(logOf(...parts)).lost).toEqual(expected);
+  });
+
+  test('are lost: those of a TLog behind one that is missing', () => {
+    const [first, , third] = tlogs(sealed, sealed, open);
+    if (first === undefined || third === undefined) throw new Error('three were made');
+    const log = { directory: 'd', tlogs: [first], behindGap: [third], unreadable: [] };
+    expect(planTail(log).lost).toContain('behind a gap');
   });
 });

@@ -33,13 +33,15 @@ export interface TailPlan {
   kept: LogRecord[];
   /** Records behind the mark: their data is verified and written again. */
   loose: LogRecord[];
+  /** Why writes are lost that may have been acknowledged; null when everything is there. */
+  lost: string | null;
 }
 
 /** CORRUPT when the log is damaged before its last durable mark: nothing is cut silently there. */
 export function planTail(tail: LocalLog): TailPlan {
   const mark = lastMark(tail);
   assertIntact(tail, mark);
-  const plan: TailPlan = { asTheyAre: [], replaced: null, kept: [], loose: [] };
+  const plan: TailPlan = { asTheyAre: [], replaced: null, kept: [], loose: [], lost: null };
   for (const tlog of tail.tlogs) {
     const end = tlog.records.at(-1)?.end ?? tlogHeaderBytes;
     if (tlog.sealed && plan.replaced === null && isCovered(mark, tlog, end)) {
@@ -53,7 +55,18 @@ export function planTail(tail: LocalLog): TailPlan {
     }
     if (!tlog.sealed) break; // whatever follows a torn end is not part of the prefix
   }
+  plan.lost = whatIsLost(tail);
   return plan;
+}
+
+/** Writes behind a torn end or a gap: no flush covered them, but clients may count on them while no power was cut. */
+function whatIsLost(tail: LocalLog): string | null {
+  const cut = tail.tlogs.find((tlog) => !tlog.sealed);
+  if (cut?.lostTail === true) return `slot ${cut.header.slot} is torn at byte ${cut.end}`;
+  const slot = cut?.header.slot ?? tail.tlogs.at(-1)?.header.slot ?? 0;
+  const behind = [...tail.tlogs, ...tail.behindGap].filter(({ header }) => header.slot > slot);
+  const lost = behind.find(({ records }) => records.some(({ record }) => isCarried(record)));
+  return lost === undefined ? null : `slot ${lost.header.slot} is behind a gap in the log`;
 }
 
 /** Whether the mark says that the TLog was durable up to that byte. */
