@@ -124,7 +124,7 @@ describeRequires(
         const random = new SeededRandom(seed);
         const { csi, sandbox } = driver;
         const deaths: string[] = [];
-        for (let round = 0; round < 4; round++) {
+        for (let round = 0; round < 6; round++) {
           const story = csi
             .startPod(sandbox.path, `guest-${round}`, 32 * MiB)
             .then((pod) => csi.removePod(pod));
@@ -132,7 +132,7 @@ describeRequires(
             () => true,
             () => true,
           );
-          const role: Role = roles[random.integer(roles.length)] ?? 'plugin';
+          const role: Role = roles[round % roles.length] ?? 'plugin';
           const afterMs = random.integer(1000);
           await systemClock.sleep(afterMs);
           await driver.kill(role);
