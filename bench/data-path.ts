@@ -3,7 +3,17 @@
  * one after the other, in rounds, with a sync of the disk before. Only ratios within one run mean anything.
  */
 import { availableParallelism } from 'node:os';
-import { cells, fill, measure, type Cell, type Pinning, type Sample } from './fio.ts';
+import {
+  cells,
+  fill,
+  fillCell,
+  measure,
+  type Cell,
+  type MeasureOptions,
+  type Pinning,
+  type Sample,
+} from './fio.ts';
+import { memoryCost, type MemoryCost } from './memory.ts';
 import { rssBytes } from './processes.ts';
 import { startServers, type Server } from './servers.ts';
 import type { Settings } from './settings.ts';
@@ -12,6 +22,7 @@ import { median, short, spread, table } from './statistics.ts';
 export interface DataPathResult {
   servers: { name: string; version: string; rssBytes: number }[];
   pinning: Pinning | null;
+  memory: MemoryCost;
   cells: {
     name: string;
     what: string;
@@ -26,25 +37,28 @@ export async function compareDataPaths(
   directory: string,
   say: (text: string) => void,
 ): Promise<DataPathResult> {
+  const memory = memoryCost(directory);
   const servers = await startServers(directory, settings.sizeBytes);
   try {
-    for (const server of servers) {
-      await fill(server, {
-        block: settings.fillBlock,
-        sizeBytes: settings.sizeBytes,
-        directory,
-      });
-    }
+    const { seconds, sizeBytes } = settings;
     const pinning = pinningHere();
-    const samples = await rounds(servers, { settings, directory, pinning, say });
+    const options = { seconds, sizeBytes, pinning, directory };
+    const samples: Samples = new Map();
+    const first = fillCell(settings.fillBlock);
+    say('first fill');
+    for (const server of servers) keep(samples, first, server, await fill(server, first, options));
+    for (let round = 0; round < settings.rounds; round++) {
+      say(`round ${round + 1} of ${settings.rounds}`);
+      await oneRound(round, servers, { samples, options });
+    }
     return {
       servers: servers.map(({ name, version, pid }) => ({
         name,
         version,
         rssBytes: rssBytes(pid),
       })),
-      pinning,
-      cells: cells.map((cell) => resultOf(cell, servers, samples)),
+      ...{ pinning, memory },
+      cells: [first, ...cells].map((cell) => resultOf(cell, servers, samples)),
     };
   } finally {
     await Promise.all(servers.map((server) => server.stop()));
@@ -53,31 +67,24 @@ export async function compareDataPaths(
 
 type Samples = Map<Cell, Map<Server, Sample[]>>;
 
-async function rounds(
+function keep(samples: Samples, cell: Cell, server: Server, sample: Sample): void {
+  const ofCell = samples.get(cell) ?? new Map<Server, Sample[]>();
+  samples.set(cell, ofCell);
+  ofCell.set(server, [...(ofCell.get(server) ?? []), sample]);
+}
+
+async function oneRound(
+  round: number,
   servers: readonly Server[],
-  options: {
-    settings: Settings;
-    directory: string;
-    pinning: Pinning | null;
-    say: (text: string) => void;
-  },
-): Promise<Samples> {
-  const { settings, directory, pinning, say } = options;
-  const samples: Samples = new Map(
-    cells.map((cell) => [cell, new Map(servers.map((server) => [server, []]))]),
-  );
-  for (let round = 0; round < settings.rounds; round++) {
-    say(`round ${round + 1} of ${settings.rounds}`);
-    for (const cell of cells) {
-      for (let turn = 0; turn < servers.length; turn++) {
-        const server = servers[(round + turn) % servers.length];
-        if (server === undefined) continue;
-        const sample = await measure(server, cell, { ...settings, pinning, directory });
-        samples.get(cell)?.get(server)?.push(sample);
-      }
+  { samples, options }: { samples: Samples; options: MeasureOptions },
+): Promise<void> {
+  for (const cell of cells) {
+    for (let turn = 0; turn < servers.length; turn++) {
+      const server = servers[(round + turn) % servers.length];
+      if (server === undefined) continue;
+      keep(samples, cell, server, await measure(server, cell, options));
     }
   }
-  return samples;
 }
 
 function resultOf(
@@ -131,5 +138,14 @@ export function describeDataPaths(result: DataPathResult): string {
     'microseconds a request',
     ...names.flatMap((name) => [`${name} CPU`, 'p50', 'p99']),
   ];
-  return `${table([header, ...rows])}\n${table([costHeader, ...cost])}`;
+  return `${table([header, ...rows])}\n${table([costHeader, ...cost])}\n${describeMemory(result)}`;
+}
+
+function describeMemory({ memory, servers }: DataPathResult): string {
+  const { freshMs, overwriteMs } = memory;
+  const rss = servers.map(({ name, rssBytes }) => `${name} ${short(rssBytes / 2 ** 20)} MiB`);
+  return (
+    `A write(2) of 1 MiB took ${short(overwriteMs)} ms over cached data and ${short(freshMs)} ms into a new file. ` +
+    `RSS at the end: ${rss.join(', ')}.\n`
+  );
 }

@@ -6,18 +6,24 @@ import type { Server } from './servers.ts';
 export interface Cell {
   readonly name: string;
   readonly what: string;
-  readonly rw: 'randread' | 'randwrite' | 'read' | 'write';
+  readonly rw: 'randread' | 'randwrite' | 'read' | 'write' | 'trim';
   readonly block: string;
   readonly depth: number;
   /** A flush after so many writes. */
   readonly flushEvery?: number;
+  /** The volume is discarded before. */
+  readonly discarded?: boolean;
   /** The whole volume once, instead of a time. */
   readonly whole?: boolean;
 }
 
 /** In this order: the first cell lays the volume out anew in each round, the last finds it in fragments. */
 export const cells: readonly Cell[] = [
-  { name: 'sw1m', what: 'seq write 1 MiB QD4', rw: 'write', block: '1m', depth: 4, whole: true },
+  {
+    ...{ name: 'sw1me', what: 'seq write 1 MiB QD4, discarded', rw: 'write' as const },
+    ...{ block: '1m', depth: 4, whole: true, discarded: true },
+  },
+  { name: 'sw1m', what: 'seq write 1 MiB QD4, over old data', rw: 'write', block: '1m', depth: 4 },
   { name: 'sr1m', what: 'seq read 1 MiB QD4', rw: 'read', block: '1m', depth: 4 },
   { name: 'sr64k', what: 'seq read 64 KiB QD16', rw: 'read', block: '64k', depth: 16 },
   { name: 'sw64k', what: 'seq write 64 KiB QD16', rw: 'write', block: '64k', depth: 16 },
@@ -58,14 +64,22 @@ export interface Pinning {
   readonly all: string;
 }
 
+export interface MeasureOptions {
+  seconds: number;
+  sizeBytes: number;
+  pinning: Pinning | null;
+  directory: string;
+}
+
 export async function measure(
   server: Server,
   cell: Cell,
-  options: { seconds: number; sizeBytes: number; pinning: Pinning | null; directory: string },
+  options: MeasureOptions,
 ): Promise<Sample> {
   const pinning = cell.depth === 1 ? options.pinning : null;
   if (pinning !== null) await pin(server.pid, pinning.server);
   await run('sync', ['-f', options.directory]);
+  if (cell.discarded === true) await discard(server, options);
   const args = fioArguments(server, cell, options);
   const before = cpuSeconds(server.pid);
   const command =
@@ -79,6 +93,14 @@ export async function measure(
   });
   const usedSeconds = cpuSeconds(server.pid) - before;
   if (pinning !== null) await pin(server.pid, pinning.all);
+  return sampleOf(stdout, cell, { server, usedSeconds });
+}
+
+function sampleOf(
+  stdout: string,
+  cell: Cell,
+  { server, usedSeconds }: { server: Server; usedSeconds: number },
+): Sample {
   const job = output.parse(JSON.parse(stdout.slice(stdout.indexOf('{')))).jobs[0];
   if (job === undefined || job.error !== 0) throw new Error(`fio failed on ${server.name}`);
   const result = cell.rw.endsWith('read') ? job.read : job.write;
@@ -93,14 +115,28 @@ export async function measure(
 }
 
 /** Every byte of the volume is written once, so that nothing that is measured later is a hole. */
-export async function fill(
-  server: Server,
-  options: { block: string; sizeBytes: number; directory: string },
-): Promise<void> {
-  const depth = options.block.endsWith('m') ? 4 : 32;
-  const cell = { name: 'fill', what: 'fill', rw: 'write', block: options.block, depth } as const;
-  const args = fioArguments(server, { ...cell, whole: true }, { ...options, seconds: 0 });
-  await run('fio', args, { cwd: options.directory, timeout: 600_000, maxBuffer: 2 ** 24 });
+export async function fill(server: Server, cell: Cell, options: MeasureOptions): Promise<Sample> {
+  const before = cpuSeconds(server.pid);
+  const { stdout } = await run('fio', fioArguments(server, cell, options), {
+    cwd: options.directory,
+    timeout: 600_000,
+    maxBuffer: 2 ** 24,
+  });
+  return sampleOf(stdout, cell, { server, usedSeconds: cpuSeconds(server.pid) - before });
+}
+
+/** So that every server writes into storage that it has to find first. */
+async function discard(server: Server, options: MeasureOptions): Promise<void> {
+  const cell = { name: 'discard', what: 'discard', rw: 'trim', block: '16m', depth: 4 } as const;
+  const args = fioArguments(server, { ...cell, whole: true }, options);
+  await run('fio', args, { cwd: options.directory, timeout: 60_000, maxBuffer: 2 ** 24 });
+}
+
+/** The first fill: each server's storage is still empty. */
+export function fillCell(block: string): Cell {
+  const depth = block.endsWith('m') ? 4 : 32;
+  const what = `first fill, seq ${block} QD${depth}`;
+  return { name: 'fill', what, rw: 'write', block, depth, whole: true };
 }
 
 function fioArguments(

@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promise
 import { join } from 'node:path';
 import { compareDataPaths, describeDataPaths } from './data-path.ts';
 import { describeLifecycle, measureLifecycle } from './lifecycle.ts';
-import { describeMachine } from './machine.ts';
+import { describeMachine, type Machine } from './machine.ts';
 import { readSettings } from './settings.ts';
 
 const parts = ['data', 'lifecycle'];
@@ -23,11 +23,10 @@ const settings = readSettings(process.env);
 const directory = await mkdtemp(join(settings.directory, 'volumedriver-bench-'));
 try {
   const does = (part: string): boolean => wanted.length === 0 || wanted.includes(part);
-  const report: Record<string, unknown> = {
-    measuredAt: new Date().toISOString(),
-    machine: describeMachine(directory),
-    settings,
-  };
+  const machine = describeMachine(directory);
+  const measuredAt = new Date().toISOString();
+  const report: Record<string, unknown> = { measuredAt, machine, settings };
+  process.stdout.write(`${headline(measuredAt, machine)}\n`);
   if (does('data')) {
     await mkdir(join(directory, 'data'));
     const data = await compareDataPaths(settings, join(directory, 'data'), say);
@@ -43,6 +42,16 @@ try {
   await save(report);
 } finally {
   await rm(directory, { recursive: true, force: true });
+}
+
+function headline(measuredAt: string, machine: Machine): string {
+  const { commit, changed, kernel, cpu, cpus, memoryBytes, filesystem, node, fio } = machine;
+  const { rounds, seconds, sizeBytes, fillBlock, repetitions } = settings;
+  return [
+    `${measuredAt.slice(0, 16)}Z, commit ${commit.slice(0, 10)}${changed ? ' with changes' : ''}, load ${machine.loadBefore}.`,
+    `${cpus} CPUs ${cpu}, ${Math.round(memoryBytes / 2 ** 30)} GiB, Linux ${kernel}, ${filesystem}, Node ${node}, ${fio}.`,
+    `${rounds} rounds of ${seconds} s, volumes of ${sizeBytes / 2 ** 20} MiB filled by ${fillBlock} writes, ${repetitions} repetitions.\n`,
+  ].join('\n');
 }
 
 /** A part that was not run now stays as it was, under the name of its own run. */

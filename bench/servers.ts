@@ -71,7 +71,13 @@ async function startNbdkit(parent: string, sizeBytes: number): Promise<Server> {
 async function startQemuNbd(parent: string, sizeBytes: number): Promise<Server> {
   const file = await newFile(join(parent, 'qemu.raw'), sizeBytes);
   const socket = join(parent, 'qemu.sock');
-  const options = ['--persistent', '--shared=4', '--aio=threads', '--cache=writeback'];
+  const options = [
+    '--persistent',
+    '--shared=4',
+    '--aio=threads',
+    '--cache=writeback',
+    '--discard=unmap',
+  ];
   const command = ['qemu-nbd', ...options, '-f', 'raw', '-k', socket, '-x', 'bench', file];
   const daemon = await startDaemon(command, { socket, log: join(parent, 'qemu.log') });
   return server('qemu-nbd', await firstLine('qemu-nbd'), daemon, { socket });

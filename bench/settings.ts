@@ -28,7 +28,7 @@ export function readSettings(environment: NodeJS.ProcessEnv): Settings {
   return {
     rounds: number('ROUNDS', 3),
     seconds: number('CELL_SECONDS', 1),
-    sizeBytes: parseSize(environment['SIZE'] ?? '2GiB'),
+    sizeBytes: parseSize(environment['SIZE'] ?? '1GiB'),
     fillBlock: environment['FILL'] ?? '4k',
     repetitions: number('REPETITIONS', 10),
     mappedGiB: mapped,
