@@ -28,6 +28,11 @@ export type EngineThreadMessage =
 
 /** How long requests in flight may take once clients are cut. */
 const drainMs = 5000;
+/**
+ * How long volumes may take to be stored and closed at the end. A backend that is full or gone must not keep the
+ * process: what it lacks is in the local log, and the next start goes on with it.
+ */
+const storeMs = 15_000;
 
 async function main(): Promise<void> {
   assert(parentPort !== null, 'this file runs as a thread');
@@ -87,11 +92,29 @@ async function start({ config, version, port }: EngineThreadData): Promise<{
   return {
     close: async () => {
       await server.close({ graceMs: server.clientCount > 0 ? config.graceMs : 0, drainMs });
-      await service.close();
-      lock.release();
+      if (await endsInTime(service.close())) lock.release();
+      else {
+        // The lock stays until the process is gone: its uploads may still be running.
+        logger.warn('the backend takes too long: what it lacks stays in the data directory', {
+          waitedMs: storeMs,
+        });
+      }
       port.close();
     },
   };
+}
+
+async function endsInTime(closing: Promise<void>): Promise<boolean> {
+  const done = new AbortController();
+  const late = systemClock.sleep(storeMs, done.signal).then(
+    () => false,
+    () => true, // closed before
+  );
+  try {
+    return await Promise.race([closing.then(() => true), late]);
+  } finally {
+    done.abort();
+  }
 }
 
 void main();
