@@ -36,6 +36,8 @@ export class Catalog {
   readonly #backendId: string;
   readonly #entries = new Map<string, Entry>();
   readonly #damaged = new Map<string, VolumeError>();
+  /** Volumes whose end is on the local disk only, and could not be read yet: their state may be older than the truth. */
+  readonly #unrecovered = new Map<string, VolumeError | null>();
   readonly #busy = new Set<string>();
   #closing = false;
 
@@ -69,7 +71,9 @@ export class Catalog {
       const closed = await this.#readState(id);
       if (closed === undefined) continue;
       const entry = this.add(id, closed.state, closed.usedBytes);
-      if (disk.list(volumeDirectory(this.#environment, id)).length > 0) unclean.push(entry);
+      if (disk.list(volumeDirectory(this.#environment, id)).length === 0) continue;
+      unclean.push(entry);
+      this.#unrecovered.set(id, null);
     }
     return unclean;
   }
@@ -128,6 +132,7 @@ export class Catalog {
 
   forget(entry: Entry): void {
     this.#entries.delete(entry.id);
+    this.#unrecovered.delete(entry.id);
   }
 
   stateOf(entry: Entry): VolumeState {
@@ -157,7 +162,10 @@ export class Catalog {
     );
   }
 
-  /** A snapshot that has not been removed, wherever its volume is. SNAPSHOT_NOT_FOUND, VOLUME_NOT_FOUND. */
+  /**
+   * A snapshot that has not been removed, wherever its volume is. SNAPSHOT_NOT_FOUND, VOLUME_NOT_FOUND; UNAVAILABLE
+   * while it may be in what is not recovered: nobody may take it for removed.
+   */
   findSnapshot(ref: SnapshotRef): { entry: Entry; snapshot: SnapshotState } {
     const entries = ref.volume === undefined ? this.entries : [this.find(ref.volume)];
     const ulid = this.ulidOf(ref.snapshot);
@@ -167,10 +175,21 @@ export class Catalog {
         if (!snapshot.hidden && (snapshot.id === ulid || named)) return { entry, snapshot };
       }
     }
+    for (const entry of entries) this.#assertRecovered(entry, ref.snapshot);
     const where = ref.volume === undefined ? '' : ` of volume ${JSON.stringify(ref.volume)}`;
     throw new VolumeError(
       'SNAPSHOT_NOT_FOUND',
       `finding snapshot ${JSON.stringify(ref.snapshot)}${where}: it does not exist`,
+    );
+  }
+
+  #assertRecovered(entry: Entry, snapshot: string): void {
+    const failure = this.#unrecovered.get(entry.id);
+    if (failure === undefined) return;
+    throw new VolumeError(
+      'UNAVAILABLE',
+      `finding snapshot ${JSON.stringify(snapshot)}: volume ${JSON.stringify(this.stateOf(entry).name)} is not recovered yet`,
+      failure === null ? {} : { cause: failure },
     );
   }
 
@@ -194,6 +213,7 @@ export class Catalog {
       }
       const volume = await openVolume(this.#environment, entry.id);
       entry.volume = volume;
+      this.#unrecovered.delete(entry.id);
       volume.sweep().catch((error: unknown) => {
         this.#environment.logger.warn('sweeping what an earlier session left failed', {
           volumeId: entry.id,
@@ -201,6 +221,10 @@ export class Catalog {
         });
       });
       return volume;
+    } catch (error) {
+      const known = error instanceof VolumeError && this.#unrecovered.has(entry.id);
+      if (known) this.#unrecovered.set(entry.id, error);
+      throw error;
     } finally {
       entry.opening = null;
     }
