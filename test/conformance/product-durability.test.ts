@@ -269,3 +269,51 @@ describeRequires(['root', 'linux'], 'a full disk', () => {
     limitMs,
   );
 });
+
+describeRequires(['root', 'linux'], 'a full backend', () => {
+  test(
+    'holds up neither writes nor SIGTERM, and gets what it lacks once it has room',
+    async () => {
+      const sandbox = await AttachSandbox.open();
+      const backendDirectory = join(sandbox.path, 'backend');
+      await mkdir(backendDirectory);
+      const mount = async (options: string): Promise<void> => {
+        const args = ['-t', 'tmpfs', '-o', options, 'tmpfs', backendDirectory];
+        await runCommand('mount', args, { timeoutMs: 10_000 });
+      };
+      await mount('size=40m');
+      const flags = ['--grace', '1', '--reserve', '1MiB'];
+      const product = await Product.open({ sandbox, backendDirectory, flags });
+      try {
+        const { volumes } = product;
+        const { id } = await volumes.createVolume({ name: 'v', sizeBytes: 256 * MiB });
+        const client = await product.connect(id);
+        const count = (60 * MiB) / blockBytes;
+        await writeBlocks(client, 0, count);
+        await client.flush();
+        const snapshot = { volume: id, name: 's', timeoutSeconds: -1 };
+        const { id: snapshotId } = await volumes.createSnapshot(snapshot);
+        await client.disconnect();
+        expect((await volumes.getSnapshot({ snapshot: snapshotId })).synced).toBe(false);
+        expect(await product.stop('SIGTERM', 40_000)).toEqual({ code: 0, signal: null });
+
+        await product.start();
+        // It can't be opened without a commit; until then nobody is told that its newest snapshot were not there.
+        await expect(product.connect(id)).rejects.toMatchObject({ name: 'VolumeError' });
+        const lookUp = product.volumes.getSnapshot({ snapshot: snapshotId });
+        await expect(lookUp).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+        await mount('remount,size=200m');
+        const again = await product.connect(id);
+        await product.volumes.waitSnapshot({ snapshot: snapshotId }, 60);
+        expect(await wrongBlocks(again, 0, count)).toEqual([]);
+        await again.disconnect();
+        expect(await product.stop('SIGTERM', 40_000)).toEqual({ code: 0, signal: null });
+        expect(await readdir(join(product.dataDirectory, 'volumes'))).toEqual([]);
+      } finally {
+        await product.close();
+        await sandbox.close();
+      }
+    },
+    limitMs,
+  );
+});
