@@ -143,7 +143,7 @@ async function fio(
     ...['--iodepth=8', '--verify=crc32c', '--verify_fatal=1', '--verify_state_save=0', '--minimal'],
     ...[...shape[file], ...more],
   ];
-  await runCommand('fio', args, { timeoutMs: 90_000 });
+  await runCommand('fio', args, { timeoutMs: 150_000 });
 }
 
 async function mountAt(path: string): Promise<{ name: string; options: string }> {
