@@ -89,6 +89,10 @@ export class FaultyStore implements ObjectStore {
     return this.#run('put', key, () => this.#inner.put(key, data));
   }
 
+  async confirm(key: string): Promise<void> {
+    await this.#inner.confirm?.(key);
+  }
+
   putFile(key: string, path: string): Promise<void> {
     return this.#run('putFile', key, () => this.#inner.putFile(key, path));
   }

@@ -172,6 +172,11 @@ export async function runHistory(
   const count = lives.changeCount;
   if (lives.loss !== null) await recover(lives.loss);
   lives.disarm();
+  if (crash?.loss === 'process') {
+    // What a recovery has shown survives even the next loss.
+    lives.die('power');
+    await recover('power');
+  }
   await script.world.verifyAll('process', false);
   await checkAccounts(script.world, script.writes);
   await removeEverything(script.world, script.changes);

@@ -8,6 +8,7 @@ import { volumeDirectory, type Environment } from '../environment.ts';
 import type { VolumeState } from '../format/control.ts';
 import { noNonce } from '../format/tlog-header.ts';
 import { VolumeLog, type VolumeLogEvents } from '../log/volume-log.ts';
+import { keys } from '../keys.ts';
 import { foldRecord } from '../state.ts';
 import { Uploader } from '../uploader.ts';
 import type { VolumeImage } from '../volume-image.ts';
@@ -92,7 +93,7 @@ class Takeover {
     const { tail } = this.#local;
     const plan = tail === null ? null : planTail(tail);
     // Before the next commit: a log that is obsolete now would look like another owner's behind it.
-    await this.#discard(this.#local.obsolete);
+    await this.#discardObsolete();
     const log = await this.#startLog(plan);
     try {
       await this.#settle(log, plan);
@@ -209,6 +210,14 @@ class Takeover {
     if (state === null)
       throw new VolumeError('CORRUPT', `opening volume ${this.#id}: never created`);
     return state;
+  }
+
+  async #discardObsolete(): Promise<void> {
+    const { obsolete } = this.#local;
+    if (obsolete.length === 0) return;
+    // The slot that makes them so may be seen without being durable: then they are all that there is.
+    await this.#environment.store.confirm?.(keys.slot(this.#id, this.#history.lastSlot));
+    await this.#discard(obsolete);
   }
 
   /**

@@ -204,7 +204,10 @@ async function storeObjects(
   const { disk, store, directory } = parts;
   for (const [objectId, writes] of writesByObject(records)) {
     const key = keys.object(objectId);
-    if ((await store.get(key, { offset: 0, length: 1 })) !== undefined) continue;
+    if ((await store.get(key, { offset: 0, length: 1 })) !== undefined) {
+      await store.confirm?.(key); // the session that stored it may have died too early
+      continue;
+    }
     const path = `${directory}/${localNames.object(objectId)}`;
     if (disk.sizeOf(path) === undefined) {
       throw new VolumeError(

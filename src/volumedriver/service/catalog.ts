@@ -315,6 +315,8 @@ async function readClosed(
 ): Promise<ClosedVolume | undefined> {
   const history = await loadHistory(store, id);
   if (history === undefined) return undefined;
+  // From now on the volume is said to be there as its slots say.
+  await store.confirm?.(keys.slot(id, history.lastSlot));
   let state = history.checkpoint?.state ?? null;
   for await (const tlog of replayedTlogs(store, history)) {
     for (const { record } of tlog.records) state = foldRecord(state, record);

@@ -97,6 +97,12 @@ export class FileStore implements ObjectStore {
     );
   }
 
+  async confirm(key: string): Promise<void> {
+    checkKey(key);
+    this.#directories.check();
+    await this.#makeDurable(key);
+  }
+
   async putFile(key: string, path: string): Promise<void> {
     checkKey(key);
     this.#directories.check();

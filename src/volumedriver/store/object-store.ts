@@ -19,6 +19,12 @@ export interface ObjectStore {
   put(key: string, data: readonly Uint8Array[]): Promise<void>;
 
   /**
+   * Resolves once an object that is there survives a power cut: one that an earlier process was storing when it died may
+   * be seen before it does. Stores without such a state leave it out.
+   */
+  confirm?(key: string): Promise<void>;
+
+  /**
    * Stores a finished file that will not change any more; as put. A store on the same filesystem links it instead of
    * copying. The caller has synced the file, and may remove its own name for it afterwards.
    */
