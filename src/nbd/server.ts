@@ -2,8 +2,9 @@
  * An NBD server on any number of unix sockets and loopback TCP ports. What it serves comes from an
  * ExportProvider; each connection opens its own device.
  */
-import { chmod, lstat, unlink } from 'node:fs/promises';
+import { chmod, lstat, mkdir, unlink } from 'node:fs/promises';
 import { createConnection, createServer, isIPv6, type Server, type Socket } from 'node:net';
+import { dirname } from 'node:path';
 import { systemClock, type Clock } from '../base/clock.ts';
 import type { Logger } from '../base/logger.ts';
 import type { ExportProvider } from '../volumes/block-device.ts';
@@ -70,14 +71,16 @@ export class NbdServer {
   }
 
   /**
-   * Starts to accept on one more address and returns it with its real port. A unix socket that a dead
+   * Starts to accept on one more address and returns it with its real port. A unix socket's folder is made; one that a dead
    * server left behind is replaced; one with a living server is ALREADY_EXISTS. TCP is for loopback only,
    * as there is no TLS: INVALID_ARGUMENT otherwise.
    */
   async listen(address: NbdAddress): Promise<NbdAddress> {
     if (this.#closing) throw new VolumeError('SHUTTING_DOWN', 'listen: the server is closing');
-    if (address.kind === 'unix') await removeStaleSocket(address.path);
-    else requireLoopback(address);
+    if (address.kind === 'unix') {
+      await mkdir(dirname(address.path), { recursive: true, mode: 0o700 });
+      await removeStaleSocket(address.path);
+    } else requireLoopback(address);
     const server = createServer(
       { noDelay: true, keepAlive: true, allowHalfOpen: true, pauseOnConnect: true },
       (socket) => {

@@ -3,7 +3,7 @@
  * it was parsed, and answers when the device is done. Refused requests are answered too, so that the
  * connection stays in step. At most `limits` requests and bytes are in flight: then the parser is stopped.
  */
-import { assert } from '../base/assert.ts';
+import { assert, AssertionError } from '../base/assert.ts';
 import type { Logger } from '../base/logger.ts';
 import type { BlockDevice } from '../volumes/block-device.ts';
 import { VolumeError, type ErrorCode } from '../volumes/errors.ts';
@@ -206,6 +206,11 @@ export class Transmission implements RequestSink {
 
   #fail(header: RequestHeader, error: unknown): void {
     this.#failures += 1;
+    if (error instanceof AssertionError) {
+      queueMicrotask(() => {
+        throw error; // our own mistake: the process must not go on
+      });
+    }
     const code = error instanceof VolumeError ? error.code : null;
     // One line per connection and kind: a broken device fails thousands of requests.
     if (!this.#logged.has(code)) {

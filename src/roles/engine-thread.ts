@@ -26,13 +26,15 @@ export interface EngineThreadData {
 export type EngineThreadMessage =
   { kind: 'listening' } | { kind: 'failed'; message: string } | { kind: 'closed' };
 
+/** No key of the store has a '+'. A backend that is a directory has one volumedriver: it knows of no other's volumes. */
+const backendLockName = '+lock';
 /** How long requests in flight may take once clients are cut. */
 const drainMs = 5000;
 /**
- * How long volumes may take to be stored and closed at the end. A backend that is full or gone must not keep the
- * process: what it lacks is in the local log, and the next start goes on with it.
+ * How long closing may take in all. The volumes give up earlier on a backend that refuses; this is for one that hangs.
+ * What it lacks is in the local log, and the next start goes on with it.
  */
-const storeMs = 15_000;
+const storeMs = 25_000;
 
 async function main(): Promise<void> {
   assert(parentPort !== null, 'this file runs as a thread');
@@ -63,7 +65,10 @@ async function start({ config, version, port }: EngineThreadData): Promise<{
   });
   const disk = new LinuxDisk();
   disk.makeDirectory(config.dataDirectory);
-  const lock = lockDirectory(config.dataDirectory, `process ${process.pid}`);
+  const holder = `process ${process.pid}`;
+  const lock = lockDirectory(config.dataDirectory, holder);
+  disk.makeDirectory(config.backendDirectory);
+  const backendLock = lockDirectory(config.backendDirectory, holder, backendLockName);
   const store = await FileStore.open({ disk, root: config.backendDirectory, random: systemRandom });
   const { environment, backendId } = await openEngine({
     disk,
@@ -92,9 +97,11 @@ async function start({ config, version, port }: EngineThreadData): Promise<{
   return {
     close: async () => {
       await server.close({ graceMs: server.clientCount > 0 ? config.graceMs : 0, drainMs });
-      if (await endsInTime(service.close())) lock.release();
-      else {
-        // The lock stays until the process is gone: its uploads may still be running.
+      if (await endsInTime(service.close())) {
+        backendLock.release();
+        lock.release();
+      } else {
+        // The locks stay until the process is gone: its uploads may still be running.
         logger.warn('the backend takes too long: what it lacks stays in the data directory', {
           waitedMs: storeMs,
         });

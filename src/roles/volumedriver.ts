@@ -25,7 +25,15 @@ export async function runVolumedriver(
     transferList: [port2],
   });
   const engine = new EngineThread(worker);
-  await engine.listening;
+  const early = await Promise.race([engine.listening, aborted(stop).then(() => 'stop')]);
+  if (early === 'stop') {
+    logger.info(
+      'volumedriver stopped before it was ready: the next start recovers from the beginning',
+    );
+    await worker.terminate();
+    port1.close();
+    return;
+  }
   const server = await startVolumedriverServer({
     endpoint: config.api,
     service: serviceThroughPort(port1),

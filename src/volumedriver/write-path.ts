@@ -93,13 +93,16 @@ export class WritePath {
       }
       const head = innerFirst * clusterBytes - offset;
       const tail = offset + length - innerEnd * clusterBytes;
-      await Promise.all([
+      // The locks stay until the last part is done, whatever happens to the others.
+      const parts = await Promise.allSettled([
         head > 0 ? this.#writeUnaligned(offset, Buffer.alloc(head), alive) : undefined,
         this.#enqueueRange(innerFirst, innerEnd - innerFirst),
         tail > 0
           ? this.#writeUnaligned(innerEnd * clusterBytes, Buffer.alloc(tail), alive)
           : undefined,
       ]);
+      const failed = parts.find((part) => part.status === 'rejected');
+      if (failed !== undefined) throw failed.reason;
     });
   }
 
@@ -224,7 +227,7 @@ export class WritePath {
     for (const operation of group.finished) operation.resolve();
   }
 
-  /** Nothing of the group is in the log: its operations fail, with the one that was only partly in it. */
+  /** The group is not in the log, or not in the map: its operations fail, with the one that was only partly in it. */
   #fail(group: Group, error: unknown): void {
     if (!(error instanceof VolumeError)) throw error; // our own mistake: the process must not go on
     const next = this.#queue[0];

@@ -1,5 +1,5 @@
 /**
- * Keeps two processes out of one data directory: flock(2) on a file in it, which the kernel releases when the
+ * Keeps two processes out of one directory: flock(2) on a file in it, which the kernel releases when the
  * process dies, however it dies. The file's content (who holds it) is for the message only.
  */
 import fs from 'node:fs';
@@ -13,14 +13,18 @@ export interface DirectoryLock {
   release(): void;
 }
 
-const lockFileName = 'lock';
 const holderBytesMax = 128;
 
 /**
- * Takes the lock of a data directory that exists. VOLUME_IN_USE when it is taken, NOT_CAPABLE where the system or
+ * Takes the lock of a directory that exists. VOLUME_IN_USE when it is taken, NOT_CAPABLE where the system or
  * the filesystem has no flock. `holder` says who asks, such as "process 4711", for the message that others get.
+ * `lockFileName` is the file's name in the directory.
  */
-export function lockDirectory(directory: string, holder = ''): DirectoryLock {
+export function lockDirectory(
+  directory: string,
+  holder = '',
+  lockFileName = 'lock',
+): DirectoryLock {
   const path = join(directory, lockFileName);
   const flags = fs.constants.O_RDWR | fs.constants.O_CREAT;
   let fd: number;

@@ -17,6 +17,8 @@ import type { Volume } from '../volume.ts';
 
 /** An open volume without clients is closed after so long without a call. */
 const idleCloseMs = 60_000;
+/** How long a shutdown waits for the backend to take what is left. */
+const closeMsMax = 15_000;
 
 export interface Entry {
   readonly id: string;
@@ -39,6 +41,8 @@ export class Catalog {
   /** Volumes whose end is on the local disk only, and could not be read yet: their state may be older than the truth. */
   readonly #unrecovered = new Map<string, VolumeError | null>();
   readonly #busy = new Set<string>();
+  /** Volumes whose maintenance is under way. */
+  readonly #maintained = new Set<Entry>();
   #closing = false;
 
   constructor(environment: Environment, backendId: string) {
@@ -130,6 +134,13 @@ export class Catalog {
     return entry;
   }
 
+  /** Adds a volume that the backend has. VOLUME_NOT_FOUND, CORRUPT. */
+  async addExisting(id: string): Promise<Entry> {
+    const closed = await readClosed(this.#environment.store, id);
+    if (closed !== undefined) return this.add(id, closed.state, closed.usedBytes);
+    throw new VolumeError('VOLUME_NOT_FOUND', `reading volume ${id}: it does not exist`);
+  }
+
   forget(entry: Entry): void {
     this.#entries.delete(entry.id);
     this.#unrecovered.delete(entry.id);
@@ -183,6 +194,11 @@ export class Catalog {
     );
   }
 
+  /** The local disk may have more of it than the backend. */
+  isUnrecovered(entry: Entry): boolean {
+    return this.#unrecovered.has(entry.id);
+  }
+
   #assertRecovered(entry: Entry, snapshot: string): void {
     const failure = this.#unrecovered.get(entry.id);
     if (failure === undefined) return;
@@ -208,6 +224,7 @@ export class Catalog {
     try {
       if (entry.volume !== null) {
         entry.closedState = entry.volume.state;
+        this.#unrecovered.set(entry.id, null);
         await entry.volume.abandon();
         entry.volume = null;
       }
@@ -250,17 +267,19 @@ export class Catalog {
     }
   }
 
-  /** Checkpoints that are due, and volumes that nobody uses. */
-  async maintain(): Promise<void> {
+  /** Begins checkpoints that are due and closes volumes that nobody uses. One that is stuck holds up no other. */
+  maintain(): void {
     for (const entry of this.entries) {
       const { volume } = entry;
-      if (volume === null || entry.opening !== null) continue;
-      try {
-        if (this.#isIdle(entry, volume)) await this.close(entry);
-        else await volume.maintain();
-      } catch (error) {
-        this.#environment.logger.warn('maintaining a volume failed', { volumeId: entry.id, error });
-      }
+      if (volume === null || entry.opening !== null || this.#maintained.has(entry)) continue;
+      this.#maintained.add(entry);
+      const work = this.#isIdle(entry, volume) ? this.close(entry) : volume.maintain();
+      work
+        .catch((error: unknown) => {
+          const { logger } = this.#environment;
+          logger.warn('maintaining a volume failed', { volumeId: entry.id, error });
+        })
+        .finally(() => this.#maintained.delete(entry));
     }
   }
 
@@ -286,20 +305,35 @@ export class Catalog {
     });
   }
 
-  /** Closes every volume, each whatever happens to the others. What can't be stored now stays on the local disk. */
+  /**
+   * Closes every volume, each whatever happens to the others. What can't be stored now, or not within the limit, stays
+   * on the local disk for the next start.
+   */
   async closeAll(): Promise<void> {
     this.#closing = true;
-    for (const entry of this.entries) {
-      try {
-        await entry.opening;
-        await entry.volume?.close();
-      } catch (error) {
-        this.#environment.logger.warn('closing a volume left its end on the local disk', {
-          volumeId: entry.id,
-          error,
-        });
-      }
-    }
+    const stop = new AbortController();
+    const limit = this.#clock.sleep(closeMsMax, stop.signal).then(
+      () => 'late' as const,
+      () => 'stopped' as const,
+    );
+    await Promise.all(this.entries.map((entry) => this.#closeWithin(entry, limit)));
+    stop.abort();
+  }
+
+  async #closeWithin(entry: Entry, limit: Promise<'late' | 'stopped'>): Promise<void> {
+    const left = (error: unknown): void => {
+      const { logger } = this.#environment;
+      logger.warn('closing a volume left its end on the local disk', { volumeId: entry.id, error });
+    };
+    const close = async (): Promise<void> => {
+      await entry.opening;
+      await entry.volume?.close();
+    };
+    const closed = close().catch(left);
+    if ((await Promise.race([closed, limit])) !== 'late') return;
+    left(new VolumeError('UNAVAILABLE', `the backend did not take it within ${closeMsMax} ms`));
+    // Also ends the close under way; an opening that is stuck keeps what it found.
+    await entry.volume?.abandon();
   }
 }
 

@@ -93,7 +93,7 @@ export function describeSnapshot(
     volumeId: catalog.publicId(entry.id),
     createdAtMs: snapshot.createdAtMs,
     sizeBytes: snapshot.sizeBytes,
-    synced: entry.volume?.isSynced(snapshot.id) ?? true,
+    synced: entry.volume?.isSynced(snapshot.id) ?? !catalog.isUnrecovered(entry),
   };
 }
 

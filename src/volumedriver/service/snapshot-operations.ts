@@ -103,7 +103,7 @@ export async function waitSnapshot(
   limitSeconds: number,
 ): Promise<Snapshot> {
   const { entry, snapshot } = context.catalog.findSnapshot(ref);
-  const done = entry.volume?.waitSynced(snapshot.id) ?? Promise.resolve();
+  const done = untilSynced(context, entry, snapshot.id);
   const stop = new AbortController();
   const expired = Number.isFinite(limitSeconds)
     ? context.environment.clock.sleep(limitSeconds * 1000, stop.signal).then(() => {
@@ -121,6 +121,11 @@ export async function waitSnapshot(
     done.catch(() => undefined); // nobody waits for it any more
   }
   return getSnapshot(context, { snapshot: context.catalog.publicId(snapshot.id) });
+}
+
+async function untilSynced({ catalog }: ServiceContext, entry: Entry, id: string): Promise<void> {
+  const volume = entry.volume ?? (catalog.isUnrecovered(entry) ? await catalog.open(entry) : null);
+  await volume?.waitSynced(id);
 }
 
 export async function removeSnapshot(

@@ -189,8 +189,11 @@ async function writeFirstSlot(
     formatting: first.formatting ?? null,
   });
   const slot = firstSlot(context, state, first.root ?? null);
-  await environment.store.putIfAbsent(keys.slot(id, 1), slot);
-  return catalog.add(id, state, 0);
+  if (await environment.store.putIfAbsent(keys.slot(id, 1), slot)) return catalog.add(id, state, 0);
+  // An attempt whose answer was lost has made it: what that one asked for counts.
+  const entry = await catalog.addExisting(id);
+  assertSameRequest(context, entry, request, first.sizeBytes);
+  return entry;
 }
 
 function firstSlot(

@@ -2,6 +2,7 @@
  * A volumedriver: the VolumeService over one backend, on one engine thread. Wiring and life cycle are here; what each
  * call does is in volume-operations, snapshot-operations and access-operations.
  */
+import pLimit from 'p-limit';
 import { monotonicFactory } from 'ulid';
 import { describeError } from '../../base/logger.ts';
 import { hasCode } from '../../volumes/errors.ts';
@@ -19,7 +20,7 @@ import type {
 import type { Capacity, ExportAddress, Snapshot, Volume } from '../../volumes/volume.ts';
 import type { Environment } from '../environment.ts';
 import * as access from './access-operations.ts';
-import { Catalog } from './catalog.ts';
+import { Catalog, type Entry } from './catalog.ts';
 import {
   describeSnapshot,
   describeVolume,
@@ -33,6 +34,9 @@ import * as snapshots from './snapshot-operations.ts';
 import * as volumes from './volume-operations.ts';
 
 const maintenanceMs = 1000;
+const parallelRecoveries = 4;
+/** A volume that the backend does not take back must not keep the others from being served. */
+const recoveryMsMax = 60_000;
 
 export class Volumedriver implements VolumeService {
   readonly catalog: Catalog;
@@ -51,15 +55,13 @@ export class Volumedriver implements VolumeService {
   /** Reads the catalog, recovers what an earlier process left open, finishes interrupted removals. */
   async start(): Promise<void> {
     const { logger } = this.#context.environment;
-    for (const entry of await this.catalog.load()) {
-      try {
-        await this.catalog.open(entry);
-      } catch (error) {
-        logger.error('recovering a volume failed: it stays closed', {
-          volumeId: entry.id,
-          reason: describeError(error),
-        });
-      }
+    const limit = pLimit(parallelRecoveries);
+    const unclean = await this.catalog.load();
+    const recovered = Promise.all(unclean.map((entry) => limit(() => this.#recover(entry))));
+    if (!(await this.#within(recoveryMsMax, recovered))) {
+      logger.error('recovery takes long: volumes that are not recovered yet open when they are', {
+        seconds: recoveryMsMax / 1000,
+      });
     }
     await resumeRemovals(this.#context);
     await this.#deleteStrayRecords();
@@ -163,7 +165,8 @@ export class Volumedriver implements VolumeService {
 
   async syncVolume(volume: string): Promise<void> {
     const entry = this.catalog.find(volume);
-    if (entry.volume === null) return; // a closed volume is in the backend
+    const isClosed = entry.volume === null && entry.opening === null;
+    if (isClosed && !this.catalog.isUnrecovered(entry)) return; // it is in the backend
     const open = await this.catalog.open(entry); // again, should it have halted
     await open.flush();
   }
@@ -189,6 +192,29 @@ export class Volumedriver implements VolumeService {
     return ulid !== undefined && this.catalog.publicId(ulid) === volumeId;
   }
 
+  async #recover(entry: Entry): Promise<void> {
+    try {
+      await this.catalog.open(entry);
+    } catch (error) {
+      this.#context.environment.logger.error('recovering a volume failed: it stays closed', {
+        volumeId: entry.id,
+        reason: describeError(error),
+      });
+    }
+  }
+
+  /** Whether the work was done in time; it goes on if not. */
+  async #within(limitMs: number, work: Promise<unknown>): Promise<boolean> {
+    const stop = new AbortController();
+    const late = this.#context.environment.clock.sleep(limitMs, stop.signal).then(
+      () => false,
+      () => false,
+    );
+    const inTime = await Promise.race([work.then(() => true), late]);
+    stop.abort();
+    return inTime;
+  }
+
   readonly #isToken = (token: string): boolean => this.catalog.ulidOf(token) !== undefined;
 
   async #deleteStrayRecords(): Promise<void> {
@@ -208,7 +234,7 @@ export class Volumedriver implements VolumeService {
       try {
         await clock.sleep(maintenanceMs, this.#stop.signal);
         if (space.full) await space.restore();
-        await this.catalog.maintain();
+        this.catalog.maintain();
         await resumeRemovals(this.#context);
       } catch (error) {
         if (stopped()) return;
