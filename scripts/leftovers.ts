@@ -37,7 +37,7 @@ export async function removeLeftovers(sandbox: Sandbox, graceMs = 3000): Promise
   // Twice: a device under a mount is free only afterwards, and a mount may be of a device.
   for (let round = 0; round < 2; round++) {
     for (const path of mountsOf(sandbox)) attempt(() => run('umount', ['--lazy', path]));
-    for (const device of loopsOf(sandbox)) attempt(() => run('losetup', ['--detach', device]));
+    for (const device of loopsOf(sandbox, loops)) attempt(() => run('losetup', ['--detach', device]));
     await delay(processes.length + loops.length + mounts.length > 0 ? 200 : 0);
   }
   attempt(() => {
@@ -86,12 +86,14 @@ function mountsOf({ folder }: Sandbox): string[] {
     .reverse();
 }
 
-function loopsOf({ folder }: Sandbox): string[] {
+/** `known` are devices of the sandbox whose file's mount may be gone by now: the kernel then calls the file "/". */
+function loopsOf({ folder }: Sandbox, known: readonly string[] = []): string[] {
   return readdirSync('/sys/block')
     .filter((name) => name.startsWith('loop'))
     .filter((name) => {
       try {
-        return readFileSync(`/sys/block/${name}/loop/backing_file`, 'utf8').includes(folder);
+        const file = readFileSync(`/sys/block/${name}/loop/backing_file`, 'utf8').trim();
+        return file.includes(folder) || (file === '/' && known.includes(`/dev/${name}`));
       } catch {
         return false;
       }
