@@ -37,7 +37,8 @@ export async function removeLeftovers(sandbox: Sandbox, graceMs = 3000): Promise
   // Twice: a device under a mount is free only afterwards, and a mount may be of a device.
   for (let round = 0; round < 2; round++) {
     for (const path of mountsOf(sandbox)) attempt(() => run('umount', ['--lazy', path]));
-    for (const device of loopsOf(sandbox, loops)) attempt(() => run('losetup', ['--detach', device]));
+    for (const device of loopsOf(sandbox, loops))
+      attempt(() => run('losetup', ['--detach', device]));
     await delay(processes.length + loops.length + mounts.length > 0 ? 200 : 0);
   }
   attempt(() => {
