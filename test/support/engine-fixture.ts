@@ -24,7 +24,7 @@ export interface FixtureOptions {
 }
 
 /** Time that passes only in sleeps, which end when the test lets them. */
-class StillClock implements Clock {
+export class StillClock implements Clock {
   #now = 1_700_000_000_000;
   readonly #sleepers = new Set<() => void>();
 
