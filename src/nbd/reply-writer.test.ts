@@ -56,9 +56,9 @@ describe('ReplyWriter', () => {
     const { writer, givenBack } = poisoningWriter();
     const all = payloads(lengths);
     const expected = Buffer.concat(all);
-    for (const payload of all) {
+    for (const [n, payload] of all.entries()) {
       const { bytes, at } = writer.reserve(1);
-      bytes[at] = 0;
+      bytes[at] = n + 1;
       writer.push(payload);
     }
     writer.flush();
@@ -76,9 +76,37 @@ describe('ReplyWriter', () => {
     const bytes = Buffer.concat(received);
     for (const [n, length] of lengths.entries()) {
       const part = bytes.subarray(at + 1, at + 1 + length);
+      expect(bytes[at]).toBe(n + 1);
       expect(part.equals(Buffer.alloc(length, n + 1))).toBe(true);
       at += 1 + length;
     }
+  });
+
+  test('keeps what it staged until it is sent, through many writes to a slow client', async () => {
+    const { writer } = poisoningWriter();
+    const count = 3000;
+    const recordBytes = 1000;
+    const received: Buffer[] = [];
+    let receivedBytes = 0;
+    client.on('data', (chunk: Buffer) => {
+      received.push(Buffer.from(chunk));
+      receivedBytes += chunk.length;
+    });
+    client.pause();
+    for (let n = 0; n < count; n++) {
+      const { bytes, at } = writer.reserve(recordBytes);
+      bytes.fill(n % 256, at, at + recordBytes);
+      if (n % 3 === 0) writer.flush();
+      if (n % 100 === 0) await new Promise(setImmediate);
+      if (n % 1000 === 500) client.resume();
+      if (n % 1000 === 900) client.pause();
+    }
+    writer.flush();
+    client.resume();
+    await eventually(() => receivedBytes === count * recordBytes, 'all is received');
+    const expected = Buffer.alloc(count * recordBytes);
+    for (let n = 0; n < count; n++) expected.fill(n % 256, n * recordBytes, (n + 1) * recordBytes);
+    expect(Buffer.concat(received).equals(expected)).toBe(true);
   });
 
   test('does not give back what a dead client never took', async () => {

@@ -11,14 +11,22 @@ const stagingBytes = 256 * 1024;
 /** So much waiting starts the socket early, so that sending overlaps with making the next reply. */
 const eagerBytes = 256 * 1024;
 const spareStagings = 2;
+/** With less room than this left, the next replies are staged in another buffer. */
+const minRoomBytes = 64 * 1024;
+
+interface Staging {
+  readonly bytes: Buffer;
+  /** Writes that the system has not taken yet, which may refer to the bytes. */
+  writes: number;
+}
 
 export class ReplyWriter {
   readonly #socket: Socket;
   readonly #onTaken: () => void;
   /** For a payload that is not needed any more. */
   readonly giveBack: (payload: Buffer) => void;
-  readonly #spares: Buffer[] = [];
-  #staging: Buffer;
+  readonly #spares: Staging[] = [];
+  #staging: Staging;
   /** `#staging` from `#start` to `#end` is not yet in `#parts`. */
   #start = 0;
   #end = 0;
@@ -37,7 +45,7 @@ export class ReplyWriter {
     this.#socket = socket;
     this.#onTaken = onTaken;
     this.giveBack = giveBack;
-    this.#staging = Buffer.allocUnsafeSlow(stagingBytes);
+    this.#staging = newStaging();
   }
 
   /** Bytes that the client has not taken yet, as far as this process knows. */
@@ -51,7 +59,7 @@ export class ReplyWriter {
     const at = this.#end;
     this.#end += length;
     this.#schedule();
-    return { bytes: this.#staging, at };
+    return { bytes: this.#staging.bytes, at };
   }
 
   /** Bytes that stay unchanged until they are sent. */
@@ -84,6 +92,7 @@ export class ReplyWriter {
       return;
     }
     const staging = this.#staging;
+    staging.writes++;
     const lent = this.#lent;
     this.#lent = [];
     const last = parts.length - 1;
@@ -93,7 +102,9 @@ export class ReplyWriter {
       else this.#socket.write(part, (error) => this.#taken(staging, lent, error));
     }
     if (last > 0) this.#socket.uncork();
-    this.#staging = this.#spares.pop() ?? Buffer.allocUnsafeSlow(stagingBytes);
+    this.#start = this.#end;
+    if (stagingBytes - this.#end >= minRoomBytes) return;
+    this.#staging = this.#spares.pop() ?? newStaging();
     this.#start = 0;
     this.#end = 0;
   }
@@ -117,21 +128,36 @@ export class ReplyWriter {
   /** Moves what is staged into the list of parts. */
   #cut(): void {
     if (this.#end === this.#start) return;
-    this.#parts.push(this.#staging.subarray(this.#start, this.#end));
+    this.#parts.push(this.#staging.bytes.subarray(this.#start, this.#end));
     this.#partBytes += this.#end - this.#start;
     this.#start = this.#end;
   }
 
   #makeRoom(length: number): void {
-    if (this.#end + length <= this.#staging.length) return;
+    if (this.#end + length <= stagingBytes) return;
     this.flush();
   }
 
-  #taken(staging: Buffer, lent: readonly Buffer[], error: Error | null | undefined): void {
+  #taken(staging: Staging, lent: readonly Buffer[], error: Error | null | undefined): void {
     // A failed write ends the connection, by the socket's error event.
     if (this.#closed || (error !== null && error !== undefined)) return;
-    if (this.#spares.length < spareStagings) this.#spares.push(staging);
+    staging.writes--;
+    if (staging.writes === 0) this.#unused(staging);
     for (const payload of lent) this.giveBack(payload);
     this.#onTaken();
   }
+
+  /** No write under way refers to it any more. */
+  #unused(staging: Staging): void {
+    if (staging !== this.#staging) {
+      if (this.#spares.length < spareStagings) this.#spares.push(staging);
+    } else if (this.#parts.length === 0 && this.#start === this.#end) {
+      this.#start = 0;
+      this.#end = 0;
+    }
+  }
+}
+
+function newStaging(): Staging {
+  return { bytes: Buffer.allocUnsafeSlow(stagingBytes), writes: 0 };
 }
