@@ -30,6 +30,25 @@ describe('LinuxDisk', () => {
     fs.rmSync(directory, { recursive: true, force: true });
   });
 
+  test('makeDirectory gives up where nothing can be made, and tells files from directories', () => {
+    const disk = new LinuxDisk();
+    // Its parent is there, and it can't be made: a shortcut through `recursive` never returns.
+    expect(() => {
+      disk.makeDirectory('/proc/nothing/at/all');
+    }).toThrow(expect.objectContaining({ name: 'VolumeError' }));
+    fs.writeFileSync(join(directory, 'file'), '');
+    for (const path of ['file', 'file/below']) {
+      expect(() => {
+        disk.makeDirectory(join(directory, path));
+      }).toThrow(expect.objectContaining({ name: 'VolumeError' }));
+    }
+    fs.mkdirSync(join(directory, 'real'));
+    fs.symlinkSync('real', join(directory, 'link'));
+    disk.makeDirectory(join(directory, 'link'));
+    disk.makeDirectory(join(directory, 'link/below'));
+    expect(disk.list(join(directory, 'real'))).toEqual(['below']);
+  });
+
   test('a full disk is OUT_OF_SPACE', () => {
     const full = new LinuxDisk().open('/dev/full', 'write');
     expect(() => {

@@ -4,6 +4,7 @@
  * would be taken by another file, and the read would return that file's bytes.
  */
 import fs from 'node:fs';
+import { dirname } from 'node:path';
 import { VolumeError } from '../../volumes/errors.ts';
 import type { Capacity } from '../../volumes/volume.ts';
 import { diskError, errnoName } from './disk-errors.ts';
@@ -39,7 +40,9 @@ export class LinuxDisk implements Disk {
   }
 
   makeDirectory(path: string): void {
-    attempt('make directory', path, () => fs.mkdirSync(path, { recursive: true, mode: 0o700 }));
+    attempt('make directory', path, () => {
+      makeWithParents(path);
+    });
   }
 
   sizeOf(path: string): number | undefined {
@@ -120,6 +123,23 @@ function attempt<T>(operation: string, path: string, run: () => T): T {
     return run();
   } catch (error) {
     throw diskError(error, `${operation} ${path}`);
+  }
+}
+
+/**
+ * Not mkdir's own `recursive`: where a directory can't be made although its parent is there (procfs says ENOENT), Node 24
+ * tries again without end, and not even a signal gets through.
+ */
+function makeWithParents(path: string): void {
+  try {
+    fs.mkdirSync(path, { mode: 0o700 });
+  } catch (error) {
+    const name = errnoName(error);
+    if (name === 'EEXIST' && fs.statSync(path).isDirectory()) return;
+    const parent = dirname(path);
+    if (name !== 'ENOENT' || fs.existsSync(parent)) throw error;
+    makeWithParents(parent);
+    makeWithParents(path);
   }
 }
 
