@@ -5,7 +5,7 @@
 import type { Clock } from '../base/clock.ts';
 import type { Logger } from '../base/logger.ts';
 import type { Random } from '../base/random.ts';
-import { VolumeError } from '../volumes/errors.ts';
+import { VolumeError, hasCode } from '../volumes/errors.ts';
 import type { Disk } from './disk/disk.ts';
 import { defaultLimits, type EngineLimits, type Environment } from './environment.ts';
 import { keys, numberOfKey } from './keys.ts';
@@ -37,8 +37,6 @@ export interface Engine {
 /** NOT_CAPABLE when the backend can't fence, CORRUPT when it is another version's. */
 export async function openEngine(options: EngineOptions): Promise<Engine> {
   const { disk, store, clock, random, logger, dataDirectory } = options;
-  await probePutIfAbsent(store, random);
-  const backendId = await readBackendId(store, random);
   disk.makeDirectory(`${dataDirectory}/volumes`);
   await disk.syncDirectory(dataDirectory);
   const space = new SpaceGuard({
@@ -48,6 +46,8 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
     reserveBytes: options.reserveBytes,
   });
   await space.restore();
+  await withReserve(space, () => probePutIfAbsent(store, random));
+  const backendId = await readBackendId(store, random);
   const writers = new WriterIds(store);
   const environment: Environment = {
     disk,
@@ -66,6 +66,17 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
     limits: { ...defaultLimits, ...options.limits },
   };
   return { environment, backendId };
+}
+
+/** A disk that is full at the start must not keep away the only one who can delete something: gives up the reserve then. */
+async function withReserve(space: SpaceGuard, write: () => Promise<void>): Promise<void> {
+  try {
+    await write();
+  } catch (error) {
+    if (!hasCode(error, 'OUT_OF_SPACE') || space.full) throw error;
+    space.diskIsFull();
+    await write();
+  }
 }
 
 /** Map pages that don't fit into memory; worthless after a restart. */

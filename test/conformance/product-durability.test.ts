@@ -270,6 +270,57 @@ describeRequires(['root', 'linux'], 'a full disk', () => {
   );
 });
 
+describeRequires(['root', 'linux'], 'a disk that others fill', () => {
+  test(
+    'does not keep the volumedriver from starting, and what is deleted there makes room',
+    async () => {
+      const sandbox = await AttachSandbox.open();
+      const disk = join(sandbox.path, 'disk');
+      await mkdir(disk);
+      await runCommand('mount', ['-t', 'tmpfs', '-o', 'size=128m', 'tmpfs', disk], {
+        timeoutMs: 10_000,
+      });
+      const product = await Product.open({
+        sandbox,
+        dataDirectory: join(disk, 'data'),
+        backendDirectory: join(disk, 'backend'),
+        flags: ['--reserve', '8MiB'],
+      });
+      try {
+        const kept = await product.volumes.createVolume({ name: 'kept', sizeBytes: 64 * MiB });
+        const doomed = await product.volumes.createVolume({ name: 'doomed', sizeBytes: 64 * MiB });
+        for (const { id } of [kept, doomed]) {
+          const client = await product.connect(id);
+          await writeBlocks(client, 0, (24 * MiB) / blockBytes);
+          await client.flush();
+          await client.disconnect();
+        }
+        await product.stop('SIGKILL');
+        // To the last byte; head(1) fails when there is no more.
+        const fill = ['-c', `head -c 256m /dev/zero > '${join(disk, 'foreign')}'`];
+        await runCommand('sh', fill, { timeoutMs: 20_000, acceptExitCodes: [0, 1] });
+        await product.start();
+        await product.volumes.removeVolume(doomed.id, 'strict');
+        const client = await product.connect(kept.id);
+        expect(await wrongBlocks(client, 0, (24 * MiB) / blockBytes)).toEqual([]);
+        await eventually('writes go on', 30_000, async () => {
+          return await client.write(0, knownBlock(0)).then(
+            () => true,
+            () => false,
+          );
+        });
+        await client.flush();
+        await client.disconnect();
+        expect(await product.stop('SIGTERM', 40_000)).toEqual({ code: 0, signal: null });
+      } finally {
+        await product.close();
+        await sandbox.close();
+      }
+    },
+    limitMs,
+  );
+});
+
 describeRequires(['root', 'linux'], 'a full backend', () => {
   test(
     'holds up neither writes nor SIGTERM, and gets what it lacks once it has room',

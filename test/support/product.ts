@@ -97,6 +97,7 @@ export class Product {
     this.#ended = new Promise((settle) => {
       child.once('close', (code: number | null, signal: NodeJS.Signals | null) => {
         gone = true;
+        if (this.#child === child) this.#child = undefined;
         settle({ code, signal });
       });
     });
