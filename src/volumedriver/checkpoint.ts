@@ -44,7 +44,7 @@ export interface Leftovers {
 export class Checkpointer {
   readonly #parts: CheckpointParts;
   /** Objects that a checkpoint which did not get through already took out of the accounts. */
-  #doomed: number[] = [];
+  readonly #doomed: number[] = [];
   #accountsKey: string | null;
 
   constructor(parts: CheckpointParts, accountsKey: string | null) {
@@ -155,13 +155,19 @@ export class Checkpointer {
   /** Notes the objects that it stored in `written`. */
   #writer(written: number[]): MapObjectWriter {
     const { environment, image, log } = this.#parts;
+    const doomed = this.#doomed;
     return {
       allocateObject: () => log.takeObjectId(),
       async writeObject(objectId, birth, pages) {
         const checksums = Uint32Array.from(pages, (page, i) => clusterChecksum(page, objectId, i));
         const clusters = new Float64Array(pages.length);
         const tail = encodeObjectTail(objectId, { kind: 'map', checksums, clusters });
-        await environment.store.put(keys.object(objectId), [...pages, tail]);
+        try {
+          await environment.store.put(keys.object(objectId), [...pages, tail]);
+        } catch (error) {
+          doomed.push(objectId); // it may be there all the same
+          throw error;
+        }
         image.addMapObject(objectId, birth, pages.length);
         written.push(objectId);
       },
@@ -180,7 +186,7 @@ export class Checkpointer {
     const { environment, image } = this.#parts;
     const { store } = environment;
     for (const objectId of doomed) await deleteObject(environment, objectId);
-    this.#doomed = this.#doomed.slice(doomed.length);
+    this.#doomed.splice(0, doomed.length);
     if (this.#accountsKey !== null && this.#accountsKey !== accountsKey) {
       await store.delete(this.#accountsKey);
     }

@@ -132,6 +132,8 @@ export async function carryOver(parts: SettleParts, plan: TailPlan): Promise<str
   for (const record of plan.kept) log.append([record]);
   for (const record of plan.loose) {
     if (record.type !== 'write') {
+      // As when it was first logged: no object has clusters on both sides of a snapshot, a rollback or a removal.
+      if (record.type === 'control') log.sealObject();
       log.append([record]);
       continue;
     }
