@@ -19,6 +19,7 @@ export interface FixtureOptions {
   wrapStore?: (store: ObjectStore) => ObjectStore;
   /** The backend of one life, instead of a FileStore on the simulated disk. */
   makeStore?: (disk: SimulatedDisk) => ObjectStore;
+  clock?: StillClock;
   /** Counts the restarts, so that each has randomness of its own. */
   life?: number;
 }
@@ -101,7 +102,7 @@ export class EngineFixture {
     const seed = options.seed ?? 1;
     const disk = options.disk ?? new SimulatedDisk({ seed });
     const random = new SeededRandom(seed * 1000 + life);
-    const clock = new StillClock();
+    const clock = options.clock ?? new StillClock();
     disk.makeDirectory('/data');
     await disk.syncDirectory('/');
     const ownStore =

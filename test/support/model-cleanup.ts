@@ -32,6 +32,10 @@ export async function removeEverything(world: ModelWorld, changes: ModelChanges)
     } else if (volume !== undefined) await changes.removeVolume(volume);
     else throw new Error('a volume stays that nothing needs');
   }
+  for (let turn = 0; turn < 3; turn++) {
+    await settle();
+    lives.engine.clock.wakeAll(); // maintenance finishes what could not be finished at once
+  }
   await settle();
   const stored = await lives.engine.store.list('');
   const left = stored.map(({ key }) => key).filter((key) => !/^(backend|writers\/.*)$/.test(key));

@@ -6,7 +6,8 @@ import { silentLogger, type Logger } from '../../src/base/logger.ts';
 import type { EngineLimits } from '../../src/volumedriver/environment.ts';
 import { MemoryStore } from '../../src/volumedriver/store/memory-store.ts';
 import type { ObjectStore } from '../../src/volumedriver/store/object-store.ts';
-import { EngineFixture, type FixtureOptions } from './engine-fixture.ts';
+import { VolumeError } from '../../src/volumes/errors.ts';
+import { EngineFixture, StillClock, type FixtureOptions } from './engine-fixture.ts';
 import { FaultyStore } from './faulty-store.ts';
 import { LifeStore } from './model-store.ts';
 import type { SeededRandom } from './seeded-random.ts';
@@ -28,7 +29,17 @@ export interface LivesOptions {
   readonly logger?: Logger;
   readonly capacityBytes?: number;
   readonly reserveBytes?: number;
+  /** Time passes whenever a call waits for it: for runs with faults, after which the engine tries again. */
+  readonly patient?: boolean;
 }
+
+/** Something that goes wrong once, at the n-th change of the disk or the n-th call of the store from now. */
+export type ArmedFault =
+  | { readonly at: 'disk'; readonly left: number; readonly errno: 'EIO' | 'ENOSPC' }
+  | { readonly at: 'store'; readonly left: number; readonly afterwards: boolean };
+
+/** Waits that a call may take: what goes wrong goes wrong once. */
+const turnsMax = 200;
 
 /** Operations that change nothing: dying before or after one makes no difference. */
 const harmless: ReadonlySet<OperationKind> = new Set([
@@ -53,8 +64,12 @@ export class Lives {
   #loss: Loss | null = null;
   /** Changes of disk and store that are left to this life. */
   #countdown: { left: number; loss: Loss } | null = null;
+  #fault: ArmedFault | null = null;
+  #clock = new StillClock();
+  readonly #patient: boolean;
   /** Operations so far that changed something, of all lives. */
   #changes = 0;
+  #storeCalls = 0;
   #powerWasCut = false;
 
   constructor(seed: number, random: SeededRandom, options: LivesOptions = {}) {
@@ -76,8 +91,9 @@ export class Lives {
       logger,
       engine: { limits, reserveBytes, readCacheBytes: random.chance(0.5) ? 65_536 : mib },
       ...(memory !== null && { makeStore: (disk: SimulatedDisk) => this.#lifeOf(memory, disk) }),
-      wrapStore: (store) => (this.#store = new FaultyStore(store)),
+      wrapStore: (store) => (this.#store = this.#faultyStore(store)),
     };
+    this.#patient = options.patient ?? false;
   }
 
   get engine(): EngineFixture {
@@ -109,6 +125,10 @@ export class Lives {
     return this.#changes;
   }
 
+  get storeCallCount(): number {
+    return this.#storeCalls;
+  }
+
   get isFirst(): boolean {
     return this.#life <= 1;
   }
@@ -118,10 +138,16 @@ export class Lives {
     this.#loss = null;
     this.#crash = Promise.withResolvers<never>();
     this.#crash.promise.catch(() => undefined);
-    this.#disk.onOperation(({ kind }) => {
-      if (!harmless.has(kind)) this.#count();
+    const disk = this.#disk;
+    disk.onOperation(({ kind }) => {
+      if (harmless.has(kind)) return;
+      this.#count();
+      const fault = this.#fault;
+      if (fault?.at !== 'disk' || !this.#isDue()) return;
+      disk.fail({ kind, errno: fault.errno });
     });
-    const options = { ...this.#options, disk: this.#disk, life: this.#life++ };
+    this.#clock = new StillClock();
+    const options = { ...this.#options, disk, clock: this.#clock, life: this.#life++ };
     this.#fixture = await this.live(EngineFixture.open(options));
   }
 
@@ -142,6 +168,18 @@ export class Lives {
 
   disarm(): void {
     this.#countdown = null;
+    this.#fault = null;
+    this.#disk.repair();
+    this.#store?.repair();
+  }
+
+  armFault(fault: ArmedFault): void {
+    this.#fault = fault;
+  }
+
+  /** The fault that was armed has happened. */
+  get faultHappened(): boolean {
+    return this.#fault?.left === 0;
   }
 
   drawLoss(): Loss {
@@ -151,7 +189,9 @@ export class Lives {
   /** The outcome of a call, unless the process dies first. */
   async live<Result>(call: Promise<Result>): Promise<Result> {
     try {
-      return await Promise.race([call, this.#crash.promise]);
+      const ends: Promise<Result>[] = [call, this.#crash.promise];
+      if (this.#patient) ends.push(this.#passTime(call));
+      return await Promise.race(ends);
     } catch (error) {
       call.catch(() => undefined);
       if (this.#loss !== null) throw new Crashed('crashed', { cause: error });
@@ -163,6 +203,42 @@ export class Lives {
     return new LifeStore(memory, disk, () => {
       this.#count();
     });
+  }
+
+  /** Ends waits for the clock as long as the call goes on, which must not be for ever. */
+  async #passTime(call: Promise<unknown>): Promise<never> {
+    const clock = this.#clock;
+    const ended = Symbol('ended');
+    const end = call.then(
+      () => ended,
+      () => ended,
+    );
+    for (let turn = 0; turn < turnsMax; turn++) {
+      if ((await Promise.race([end, settle(10)])) === ended)
+        return await new Promise(() => undefined);
+      clock.wakeAll();
+    }
+    throw new VolumeError('UNAVAILABLE', `a call has not ended after ${turnsMax} waits`);
+  }
+
+  #faultyStore(inner: ObjectStore): FaultyStore {
+    const store = new FaultyStore(inner);
+    store.delay = async (call) => {
+      this.#storeCalls++;
+      const fault = this.#fault;
+      if (fault?.at === 'store' && this.#isDue())
+        store.fail({ call, afterwards: fault.afterwards });
+      await Promise.resolve();
+    };
+    return store;
+  }
+
+  /** Counts the armed fault down; true when it is its turn. */
+  #isDue(): boolean {
+    const fault = this.#fault;
+    if (fault === null || fault.left === 0) return false;
+    this.#fault = { ...fault, left: fault.left - 1 };
+    return fault.left === 1;
   }
 
   #count(): void {

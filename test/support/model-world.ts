@@ -40,12 +40,9 @@ export class ModelWorld {
     if (open?.revoked.aborted === false) return open;
     const device = await this.lives.live(this.lives.engine.openDevice(ulidOf(volume)));
     this.#devices.set(volume, device);
+    // It has halted, which may have cost what no flush covered.
+    if (open !== undefined) await this.verifyVolume(volume, 'power', true);
     return device;
-  }
-
-  /** Whether the volume has halted since its device was opened. */
-  wasRevoked(volume: VolumeModel): boolean {
-    return this.#devices.get(volume)?.revoked.aborted === true;
   }
 
   async release(volume: VolumeModel): Promise<void> {

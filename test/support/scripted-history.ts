@@ -3,11 +3,12 @@
  * same model as random ones. After the crash everything is recovered and compared, the space accounts are checked, and
  * everything is removed.
  */
+import { VolumeError, hasCode } from '../../src/volumes/errors.ts';
 import type { EngineLimits } from '../../src/volumedriver/environment.ts';
 import { ModelChanges } from './model-changes.ts';
 import { checkAccounts, removeEverything } from './model-cleanup.ts';
 import type { Edit } from './model-content.ts';
-import { Crashed, Lives, settle, type Loss } from './model-lives.ts';
+import { Crashed, Lives, settle, type ArmedFault, type Loss } from './model-lives.ts';
 import { VolumesModel, type SnapshotModel, type VolumeModel } from './model-volumes.ts';
 import { ModelWorld, ulidOf } from './model-world.ts';
 import { ModelWrites } from './model-writes.ts';
@@ -32,6 +33,7 @@ export class Script {
   readonly writes: ModelWrites;
   readonly #model = new VolumesModel();
   readonly #open: (loss: Loss) => Promise<void>;
+  #isDown = false;
 
   constructor(random: SeededRandom, lives: Lives, open: (loss: Loss) => Promise<void>) {
     this.world = new ModelWorld(random, lives, this.#model);
@@ -123,12 +125,23 @@ export class Script {
     await this.#open(loss);
   }
 
+  /** No engine runs: it did not start again. */
+  get isDown(): boolean {
+    return this.#isDown;
+  }
+
+  /** A clean restart; when a sync fails in it, it may be less than that. */
   async restart(): Promise<void> {
-    await this.world.lives.live(this.world.lives.engine.close());
-    for (const { content } of this.#model.all) content.markDurable(content.position);
+    const { lives } = this.world;
+    this.#isDown = true;
+    await lives.live(lives.engine.close());
     this.world.forgetDevices();
-    await this.world.lives.open();
-    await this.world.verifyAll('process', false);
+    if (!lives.faultHappened) {
+      for (const { content } of this.#model.all) content.markDurable(content.position);
+    }
+    await lives.open();
+    this.#isDown = false;
+    await this.world.verifyAll(lives.faultHappened ? 'power' : 'process', lives.faultHappened);
   }
 }
 
@@ -182,6 +195,70 @@ export async function runHistory(
   await removeEverything(script.world, script.changes);
   await lives.engine.close();
   return count;
+}
+
+/**
+ * Runs a history in which something fails once. Whatever it breaks is mended afterwards: in place, with the call that
+ * failed repeated, or by a new process. Nothing that was flushed may be lost, and everything works again. Tells in how many
+ * places the history could have failed.
+ */
+export async function runHistoryWithFault(
+  history: History,
+  options: HistoryOptions,
+  { fault, restart }: { fault: ArmedFault | null; restart: boolean },
+): Promise<{ diskChanges: number; storeCalls: number }> {
+  const random = new SeededRandom(options.seed ?? 1);
+  const lives = new Lives(options.seed ?? 1, random, { ...options, patient: true });
+  const script = new Script(random, lives, () => Promise.reject(new Error('no crash is meant')));
+  await lives.open();
+  if (fault !== null) lives.armFault(fault);
+  try {
+    await history(script);
+  } catch (error) {
+    if (!(error instanceof VolumeError) || !lives.faultHappened) throw error;
+    script.world.note(`failed: ${error.message}`);
+  }
+  const places = { diskChanges: lives.changeCount, storeCalls: lives.storeCallCount };
+  lives.disarm();
+  if (restart || script.isDown || !(await mend(script))) await startAnew(script);
+  await script.world.verifyAll('process', false);
+  await checkAccounts(script.world, script.writes);
+  await script.restart(); // records that a failure left behind go at the next start
+  await removeEverything(script.world, script.changes);
+  await lives.live(lives.engine.close());
+  return places;
+}
+
+async function startAnew({ world, changes }: Script): Promise<void> {
+  world.lives.die('process');
+  await settle();
+  world.forgetDevices();
+  await world.lives.open();
+  await changes.settle();
+  await world.verifyAll('power', true); // a failed sync may have cost as much as a power cut
+}
+
+/** False when only a new process helps: a directory of the store could not be synced. */
+async function mend({ world, changes, writes }: Script): Promise<boolean> {
+  const { lives } = world;
+  try {
+    for (let turn = 0; turn < 5; turn++) {
+      lives.engine.clock.wakeAll();
+      await settle();
+    }
+    await changes.repeat();
+    for (const volume of world.model.volumes) {
+      const device = await world.device(volume);
+      await lives.live(device.flush());
+      await world.verifyVolume(volume, 'process', true);
+    }
+    for (const volume of world.model.all) await lives.live(writes.checkpointOf(volume));
+    return true;
+  } catch (error) {
+    // OPERATION_PENDING: the call that failed still waits for the backend.
+    if (!hasCode(error, 'UNAVAILABLE') && !hasCode(error, 'OPERATION_PENDING')) throw error;
+    return false;
+  }
 }
 
 function editOf([cluster, count, byte]: readonly [number, number, number]): Edit {
