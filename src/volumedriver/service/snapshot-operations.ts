@@ -141,7 +141,7 @@ export async function removeSnapshot(
     if (clones > 0 && mode === 'strict') {
       throw new VolumeError(
         'HAS_CLONES',
-        `removing snapshot ${JSON.stringify(snapshot.name)}: it has ${clones} clones; remove them first`,
+        `removing snapshot ${JSON.stringify(snapshot.name)}: clones of it: ${clones}; remove them first, or remove it deferred`,
       );
     }
     dropReaders(volume, [snapshot.id]);

@@ -255,7 +255,7 @@ function assertChildless(what: string, state: VolumeState): void {
   if (snapshots + clones === 0) return;
   throw new VolumeError(
     'HAS_CLONES',
-    `${what}: it has ${snapshots} snapshots and ${clones} clones; remove them first, or remove it deferred`,
+    `${what}: snapshots of it: ${snapshots}, clones: ${clones}; remove them first, or remove it deferred`,
   );
 }
 
