@@ -7,6 +7,7 @@ const advice: Partial<Record<ErrorCode, string>> = {
   SNAPSHOT_NOT_FOUND: "see 'vdctl snapshot ls VOLUME'",
   ALREADY_EXISTS: 'choose another name',
   VOLUME_IN_USE: "'vdctl volume show NAME' tells who uses it",
+  HAS_CLONES: 'remove those clones or snapshots first (rm --deferred does not wait for that)',
   OPERATION_PENDING: 'try again when it has ended',
   OUT_OF_SPACE: "'vdctl info' shows what is free",
   SNAPSHOT_TIMEOUT: 'allow more time with --timeout',

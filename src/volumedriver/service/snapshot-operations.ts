@@ -141,7 +141,7 @@ export async function removeSnapshot(
     if (clones > 0 && mode === 'strict') {
       throw new VolumeError(
         'HAS_CLONES',
-        `removing snapshot ${JSON.stringify(snapshot.name)}: clones of it: ${clones}; remove them first, or remove it deferred`,
+        `removing snapshot ${JSON.stringify(snapshot.name)}: clones of it: ${clones}`,
       );
     }
     dropReaders(volume, [snapshot.id]);
@@ -169,7 +169,7 @@ export async function rollbackSnapshot(context: ServiceContext, ref: SnapshotRef
     if (cloned !== undefined) {
       throw new VolumeError(
         'HAS_CLONES',
-        `${what}: the newer snapshot ${JSON.stringify(cloned.name)} has clones; remove them first`,
+        `${what}: the newer snapshot ${JSON.stringify(cloned.name)} has clones`,
       );
     }
     dropReaders(

@@ -253,10 +253,7 @@ function assertChildless(what: string, state: VolumeState): void {
   const snapshots = state.snapshots.filter(({ hidden }) => !hidden).length;
   const clones = state.snapshots.flatMap((snapshot) => snapshot.clones).length;
   if (snapshots + clones === 0) return;
-  throw new VolumeError(
-    'HAS_CLONES',
-    `${what}: snapshots of it: ${snapshots}, clones: ${clones}; remove them first, or remove it deferred`,
-  );
+  throw new VolumeError('HAS_CLONES', `${what}: snapshots of it: ${snapshots}, clones: ${clones}`);
 }
 
 export async function growVolume(
