@@ -32,6 +32,8 @@ export interface UploaderOptions {
   committedSlot: number;
   /** The file is durable and may be closed: the log need not sync it any more. */
   onDurable(file: DiskFile): void;
+  /** An upload found no space: it is tried again. */
+  onFull?(): void;
   /** FENCED or HALTED: nothing more of this volume can be stored by us. */
   onEnded(error: VolumeError): void;
 }
@@ -166,6 +168,7 @@ export class Uploader {
           throw failure;
         }
         if (this.#stopped()) throw failure;
+        if (failure.code === 'OUT_OF_SPACE') this.#options.onFull?.();
         this.#options.logger.warn('the backend refused an upload, trying again', {
           what,
           error,

@@ -3,7 +3,7 @@
  * higher epoch, loads the last checkpoint and replays what is newer. The volume answers its first request only after
  * all of that.
  */
-import { VolumeError } from '../../volumes/errors.ts';
+import { VolumeError, hasCode } from '../../volumes/errors.ts';
 import { volumeDirectory, type Environment } from '../environment.ts';
 import type { VolumeState } from '../format/control.ts';
 import { noNonce } from '../format/tlog-header.ts';
@@ -27,6 +27,18 @@ import { carryOver, commitAsIs, planTail, type TailPlan } from './settle-tail.ts
 
 /** VOLUME_NOT_FOUND, CORRUPT, FENCED, UNAVAILABLE, OUT_OF_SPACE. */
 export async function openVolume(environment: Environment, id: string): Promise<Volume> {
+  try {
+    return await recover(environment, id);
+  } catch (error) {
+    const { space } = environment;
+    if (!hasCode(error, 'OUT_OF_SPACE') || space.full) throw error;
+    // Recovery writes, and is what removals wait for: it may use the space that is kept for them.
+    space.diskIsFull();
+    return await recover(environment, id);
+  }
+}
+
+async function recover(environment: Environment, id: string): Promise<Volume> {
   const { disk, store } = environment;
   const directory = volumeDirectory(environment, id);
   const logs = readLocalLogs(disk, directory);
@@ -82,6 +94,9 @@ class Takeover {
       committedSlot: history.lastSlot,
       onDurable: (file) => {
         this.#log?.fileIsDurable(file);
+      },
+      onFull: () => {
+        if (this.#volume === null) environment.space.diskIsFull();
       },
       onEnded: (error) => {
         this.#fail(error);

@@ -223,9 +223,12 @@ async function storeObjects(
       continue;
     }
     const copy = `${path}.part`;
-    await sealObject(copyObject(disk, path, copy, clustersOf(writes)), objectId, writes);
-    await store.putFile(key, copy);
-    disk.remove(copy);
+    try {
+      await sealObject(copyObject(disk, path, copy, clustersOf(writes)), objectId, writes);
+      await store.putFile(key, copy);
+    } finally {
+      disk.remove(copy); // what it takes of a full disk, too
+    }
   }
 }
 
