@@ -22,9 +22,9 @@ bench: ## side by side with nbdkit and qemu-nbd
 	@scripts/install-missing bench
 	@bench/run
 
-simulate: ## the engine against its model under faults; SEEDS=N runs, 100 unless given
+simulate: ## the engine against its model under faults; SEEDS=N runs, 2000 unless given
 	@scripts/install-missing build
-	@SEEDS=$(or $(SEEDS),100) scripts/jest test/property
+	@SEEDS='$(SEEDS)' scripts/simulate
 
 build: ## dist/, from which bin/volumedriver-csi and bin/vdctl run
 	@scripts/install-missing build
