@@ -152,6 +152,58 @@ describeRequires([...needs, 'tool:xfs_io'], 'what a crash leaves behind', () => 
     expect(await fixture.devices.listDevices()).toEqual([]);
   });
 
+  test.each([
+    { name: 'filesystem', capability: ext4 },
+    { name: 'block device', capability: block },
+  ])('a $name that still writes is not unstaged by force', async ({ capability }) => {
+    const volume = await fixture.volume('slow');
+    await fixture.stage(volume, capability);
+    const { path } = await fixture.devices.getDevice(volume.id);
+    fixture.beforeCommand = async (command) => {
+      if (command !== 'sync') return;
+      await writeFile(path, 'progress', { flush: true });
+      throw new VolumeError('UNAVAILABLE', 'sync: no end after 60000 ms');
+    };
+    fixture.commands.length = 0;
+    await expect(fixture.unstage(volume)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    expect(fixture.ran('umount')).toEqual([]);
+    expect(await fixture.devices.listDevices()).toHaveLength(1);
+    fixture.beforeCommand = () => Promise.resolve();
+    await fixture.unstage(volume);
+    expect(await fixture.devices.listDevices()).toEqual([]);
+  });
+
+  test.each(['UNAVAILABLE', 'INTERNAL'] as const)(
+    'a device that takes nothing more (%s) is unstaged by force',
+    async (code) => {
+      const volume = await fixture.volume('stuck');
+      await fixture.stage(volume, block);
+      fixture.beforeCommand = (command) =>
+        command === 'sync'
+          ? Promise.reject(new VolumeError(code, 'sync: failed'))
+          : Promise.resolve();
+      await fixture.unstage(volume);
+      expect(await fixture.devices.listDevices()).toEqual([]);
+    },
+  );
+
+  test('what a block user writes after an interrupted mkfs is never formatted', async () => {
+    const volume = await fixture.volume('reused');
+    fixture.beforeCommand = (command) =>
+      command === 'mkfs.ext4'
+        ? Promise.reject(new VolumeError('UNAVAILABLE', 'died'))
+        : Promise.resolve();
+    await expect(fixture.stage(volume, ext4)).rejects.toThrow('died');
+    expect(await fixture.info(volume)).toMatchObject({ formatting: 'ext4' });
+    fixture.beforeCommand = () => Promise.resolve();
+    await fixture.unstage(volume);
+    await fixture.stage(volume, block);
+    await fixture.unstage(volume);
+    fixture.commands.length = 0;
+    await expect(fixture.stage(volume, ext4)).rejects.toMatchObject({ code: 'NOT_CAPABLE' });
+    expect(fixture.ran('mkfs.ext4')).toEqual([]);
+  });
+
   test('a target that stayed writable after a crash becomes read-only', async () => {
     const volume = await fixture.volume('halfway');
     await fixture.stage(volume, ext4);

@@ -17,6 +17,7 @@ import type { Mounts } from './mounts.ts';
 import { prepareFilesystem } from './prepare-filesystem.ts';
 import { isSameUse, recordUse, type StageRecord, type StageRecords } from './stage-records.ts';
 import { within } from './time-limit.ts';
+import { writeBack } from './write-back.ts';
 
 export interface NodeParts {
   readonly volumes: VolumeService;
@@ -52,6 +53,10 @@ export async function stageVolume(parts: NodeParts, request: StageRequest): Prom
   if (volume.id !== volumeId) throw notFound(volumeId);
   const address = await volumes.getExport({ kind: 'granted', volume: volumeId, generation });
   const readOnly = address.readOnly || isReadOnlyMode(request.use.accessMode);
+  if (request.use.kind === 'block' && !readOnly && volume.formatting !== null) {
+    // An interrupted mkfs would be repeated later, over what the user of the block device writes now.
+    await volumes.endFormatting(volumeId, generation);
+  }
 
   const record = await records.load(volumeId);
   if (record !== undefined && record.generation === generation) {
@@ -269,6 +274,11 @@ export async function unstageVolume(
   const { mounts, records, devices } = parts;
   const record = await records.load(volumeId);
   if (record !== undefined) await checkUnpublished(parts, record, 'unstage');
+  const present = await findDevice(devices, volumeId);
+  if (present !== undefined) {
+    const path = record?.stagingPath ?? stagingPath;
+    await writeBack(parts, { volumeId, device: present, path });
+  }
   await mounts.unmountAll(stagingPath);
   if (record !== undefined) await mounts.unmountAll(record.stagingPath);
   if ((await findDevice(devices, volumeId)) !== undefined) {
