@@ -148,6 +148,7 @@ export class Connection implements Receiver {
     this.#unparsed = null;
     this.#writer.close();
     this.#socket.destroy();
+    this.#session?.requests.end();
     const failures = this.#session?.transmission.failures ?? 0;
     const fields = error === undefined ? { why, failures } : { why, failures, error };
     if (this.#device === null) this.#logger.debug('nbd connection ended', fields);

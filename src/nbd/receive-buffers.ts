@@ -107,12 +107,24 @@ export class PayloadPool {
     this.#pool = new BufferPool({ arena: new SlabArena({ bytesMax: maxBytes }) });
   }
 
+  /** Buffers that are being received into or written from. */
+  get takenCount(): number {
+    return this.#pool.statistics.leaseCount;
+  }
+
+  /** The taker is the first who retains it, and releases it when the buffer has gone to whom it is for. */
   take(length: number): { bytes: Buffer; owner: PayloadOwner } {
     const lease = this.#pool.alloc(length);
+    let users = 1;
+    const retain = (): void => {
+      users += 1;
+    };
     const release = (): void => {
+      users -= 1;
+      if (users > 0) return;
       lease.end();
       lease.free();
     };
-    return { bytes: lease.begin(), owner: { retain: () => undefined, release } };
+    return { bytes: lease.begin(), owner: { retain, release } };
   }
 }

@@ -22,6 +22,7 @@ class RecordingSink implements RequestSink {
 
   request(header: RequestHeader, payload: Buffer | null, owner: PayloadOwner): boolean {
     this.seen.push({ header, payload, owner });
+    owner.retain();
     return this.seen.length < this.stopAfter;
   }
 
@@ -130,6 +131,43 @@ describe('memory', () => {
     expect(sink.seen[0]?.payload?.buffer).toBe(missing?.buffer);
     expect(sink.seen[0]?.owner).not.toBe(owner);
     expect(parser.missingPayload()).toBeNull();
+  });
+});
+
+describe('memory of a payload that spans chunks is given back', () => {
+  const pieces = [request(commands.WRITE, 0, 100), Buffer.alloc(60), Buffer.alloc(40)];
+
+  test('when its last user releases it', () => {
+    const sink = new RecordingSink();
+    const pool = new PayloadPool(0);
+    feed(new RequestParser(sink, pool), pieces);
+    expect(pool.takenCount).toBe(1);
+    sink.seen[0]?.owner.release();
+    expect(pool.takenCount).toBe(0);
+  });
+
+  test('at once when nobody uses it', () => {
+    const pool = new PayloadPool(0);
+    const sink: RequestSink = {
+      keepsPayload: () => true,
+      request: () => true,
+      oversized: () => undefined,
+    };
+    feed(new RequestParser(sink, pool), pieces);
+    expect(pool.takenCount).toBe(0);
+  });
+
+  test('when the connection ends before it is complete', () => {
+    const sink = new RecordingSink();
+    const pool = new PayloadPool(0);
+    const parser = new RequestParser(sink, pool);
+    feed(parser, pieces.slice(0, 2));
+    expect(pool.takenCount).toBe(1);
+    parser.end();
+    parser.end();
+    expect(pool.takenCount).toBe(0);
+    feed(parser, pieces.slice(2));
+    expect(sink.seen).toEqual([]);
   });
 });
 

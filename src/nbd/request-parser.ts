@@ -137,7 +137,20 @@ export class RequestParser {
     this.#current = null;
     this.#payload = null;
     this.#payloadOwner = unpooled;
-    return this.#sink.request(header, payload, owner);
+    const going = this.#sink.request(header, payload, owner);
+    owner.release(); // a sink that uses the payload retains it
+    return going;
+  }
+
+  /**
+   * Nothing more comes: the memory of a payload that is not complete is given back. To be called once nothing can be
+   * received into it any more.
+   */
+  end(): void {
+    this.#ended = true;
+    this.#payload = null;
+    this.#payloadOwner.release();
+    this.#payloadOwner = unpooled;
   }
 }
 

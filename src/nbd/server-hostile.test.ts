@@ -142,10 +142,11 @@ describe('in the transmission phase', () => {
   test('half a request and half a payload leave nothing behind', async () => {
     hostile.request(commands.WRITE, 1, { length: 100_000 });
     hostile.send(Buffer.alloc(50_000, 1));
-    await sleep(10);
+    await eventually(() => fixture.server.payloadCount === 1, 'the payload is being received');
     hostile.destroy();
     await eventually(() => fixture.server.clientCount === 1, 'the client is gone');
     expect(fixture.exports.devices.at(-1)?.calls).toEqual([]);
+    expect(fixture.server.payloadCount).toBe(0);
   });
 
   test('more requests than allowed wait unread, and all are answered in the end', async () => {

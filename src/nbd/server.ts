@@ -65,6 +65,11 @@ export class NbdServer {
     return this.#connections.size;
   }
 
+  /** Long payloads that are being received or written. */
+  get payloadCount(): number {
+    return this.#pool.takenCount;
+  }
+
   /** Where the server listens: with the port that the system chose for port 0. */
   get addresses(): NbdAddress[] {
     return [...this.#listeners.values()];
