@@ -63,6 +63,14 @@ function parseSource(source: VolumeContentSource | undefined): VolumeSource | un
   return { kind: 'snapshot', snapshotId: requireString(field, source.type.value.snapshotId) };
 }
 
+/** Made by an earlier call, a volume may have grown since, and so may its source, which may also be gone by now. */
+const repeatedCodes = [
+  'ALREADY_EXISTS',
+  'VOLUME_NOT_FOUND',
+  'SNAPSHOT_NOT_FOUND',
+  'OUT_OF_RANGE',
+] as const;
+
 async function createOrFind(volumes: VolumeService, wanted: Wanted): Promise<Volume> {
   try {
     const sourceBytes = await sourceSize(volumes, wanted.source);
@@ -73,10 +81,7 @@ async function createOrFind(volumes: VolumeService, wanted: Wanted): Promise<Vol
       ...(wanted.source === undefined ? {} : { source: wanted.source }),
     });
   } catch (error) {
-    // Made by an earlier call, it may have grown since, or its source may be gone by now.
-    const mayExist = (['ALREADY_EXISTS', 'VOLUME_NOT_FOUND', 'SNAPSHOT_NOT_FOUND'] as const).some(
-      (code) => hasCode(error, code),
-    );
+    const mayExist = repeatedCodes.some((code) => hasCode(error, code));
     const existing = mayExist ? await findByName(volumes, wanted.name) : undefined;
     if (existing === undefined) throw error;
     if (isCompatible(existing, wanted)) return existing;

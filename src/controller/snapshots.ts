@@ -6,7 +6,7 @@ import type {
   ListSnapshotsResponse,
 } from '../api/generated/csi.ts';
 import { pageLimit, requireString } from '../csi/validate.ts';
-import { hasCode } from '../volumes/errors.ts';
+import { hasCode, VolumeError } from '../volumes/errors.ts';
 import type { Page, VolumeService } from '../volumes/volume-service.ts';
 import type { Snapshot } from '../volumes/volume.ts';
 import { pageRequest } from './list-volumes.ts';
@@ -28,6 +28,11 @@ export async function createSnapshot(
     const { items } = await volumes.listSnapshots({ snapshot: name }, {});
     const earlier = items.find((one) => one.name === name && one.volumeId === volumeId);
     if (earlier !== undefined) return { snapshot: snapshotMessage(earlier) };
+    // Going on would find a volume of which this is the name.
+    throw new VolumeError(
+      'VOLUME_NOT_FOUND',
+      `create snapshot ${name}: no volume has the id ${volumeId}`,
+    );
   }
   const snapshot = await volumes.createSnapshot({
     volume: volumeId,
