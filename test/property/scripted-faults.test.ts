@@ -1,7 +1,7 @@
 /**
  * The written histories with one fault at every place where one can happen: each change of the disk fails with EIO and
  * with ENOSPC, each call of the backend fails before it did anything and after it did everything. Of the long histories
- * every third place, or with EVERY_PLACE=1 all.
+ * every fifth place, or with EVERY_PLACE=1 all.
  */
 import { describe, expect, it } from '@jest/globals';
 import { histories } from '../support/histories.ts';
@@ -44,7 +44,7 @@ describe.each(kinds)('$name, in', ({ faultAt, shift }) => {
       const whole = await runHistoryWithFault(history, options, { fault: null, restart: false });
       const count = faultAt(1).at === 'disk' ? whole.diskChanges : whole.storeCalls;
       expect(count).toBeGreaterThan(10);
-      const stride = everyPlace || count < 200 ? 1 : 3;
+      const stride = everyPlace || count < 200 ? 1 : 5;
       for (let left = 1; left <= count; left += stride) {
         const run = { fault: faultAt(left), restart: (left + shift) % 2 === 0 };
         await runHistoryWithFault(history, options, run).catch((error: unknown) => {
