@@ -52,6 +52,8 @@ export interface AllConfig {
   nbd: string;
   api: string;
   attacher: string;
+  /** How long the volumedriver serves attached clients after SIGTERM, in milliseconds. */
+  graceMs: number;
   /** Passed on to every role that knows them. */
   passedOn: Record<string, string>;
   logLevel: LogLevel;
@@ -109,6 +111,8 @@ function flagOf(option: string): string {
 }
 
 const absolutePath = /^\//;
+/** Seconds. */
+const graceDefault = '30';
 const nodeIdPattern = /^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$/;
 const nodeIdRule = 'it must be 1 to 253 letters, digits, dots, dashes or underscores';
 
@@ -124,7 +128,7 @@ export function parseVolumedriver(raw: RawOptions): VolumedriverConfig {
     mapMemoryBytes: reader.parsed('mapMemory', parseSize, '256MiB'),
     readCacheBytes: reader.parsed('readCache', parseSize, '128MiB'),
     reserveBytes: reader.parsed('reserve', parseSize, '64MiB'),
-    graceMs: reader.parsed('grace', parseSeconds, '30'),
+    graceMs: reader.parsed('grace', parseSeconds, graceDefault),
   };
   return reader.finish(complete(config));
 }
@@ -177,6 +181,7 @@ export function parseAll(raw: RawOptions): AllConfig {
     nbd: reader.text('nbd', `unix:${run}/nbd.sock`),
     api: reader.text('api', `unix:${run}/api.sock`),
     attacher: `unix:${run}/attacher.sock`,
+    graceMs: reader.parsed('grace', parseSeconds, graceDefault),
     logLevel: readLogLevel(reader),
     passedOn: Object.fromEntries(
       Object.entries(raw).filter((entry): entry is [string, string] => {
@@ -184,11 +189,17 @@ export function parseAll(raw: RawOptions): AllConfig {
       }),
     ),
   };
-  reader.parsed('backend', parseBackend);
-  for (const option of ['csi', 'api'] as const)
-    reader.parsed(option, parseEndpoint, config[option]);
+  if (config.backend !== '') reader.parsed('backend', parseBackend);
+  for (const option of ['csi', 'api', 'attacher'] as const) {
+    if (config[option] !== '') reader.parsed(option, parseEndpoint, config[option]);
+  }
   reader.parsed('nbd', parseNbdAddress, config.nbd);
-  return reader.finish(config);
+  // What a role would refuse is refused here: started again and again, it would refuse it each time.
+  for (const option of ['mapMemory', 'readCache', 'reserve']) {
+    if (raw[option] !== undefined) reader.parsed(option, parseSize);
+  }
+  if (raw['reconnectDelay'] !== undefined) reader.parsed('reconnectDelay', parseSeconds);
+  return reader.finish(complete(config));
 }
 
 /** Options of `all` that the roles below it take, by role. */

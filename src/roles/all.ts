@@ -16,7 +16,7 @@ const restartMsFirst = 200;
 const restartMsMax = 10_000;
 /** A role that ran so long starts with a short pause again when it dies. */
 const stableMs = 30_000;
-/** After SIGTERM, beyond the volumedriver's own grace period. */
+/** After SIGTERM, beyond the volumedriver's own grace period; longer than it needs to cut clients and to close. */
 const stopMs = 60_000;
 /** How long the CSI socket waits for the data plane at the start. */
 const readyMs = 60_000;
@@ -32,7 +32,7 @@ export async function runAll(config: AllConfig, version: string, stop: AbortSign
   await dataPlaneReady(config, logger, stop);
   if (!stop.aborted) plugin?.start();
   await aborted(stop);
-  for (const role of roles.reverse()) await role.stop();
+  for (const role of roles.reverse()) await role.stop(config.graceMs + stopMs);
 }
 
 async function dataPlaneReady(config: AllConfig, logger: Logger, stop: AbortSignal): Promise<void> {
@@ -109,11 +109,12 @@ class SupervisedRole {
     this.#running = this.#supervise();
   }
 
-  async stop(): Promise<void> {
+  /** SIGTERM, and SIGKILL after `limitMs`. */
+  async stop(limitMs: number): Promise<void> {
     this.#stopping.abort();
     this.#child?.kill('SIGTERM');
     const late = new AbortController();
-    const kill = systemClock.sleep(stopMs, late.signal).then(
+    const kill = systemClock.sleep(limitMs, late.signal).then(
       () => this.#child?.kill('SIGKILL'),
       () => undefined,
     );

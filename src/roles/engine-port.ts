@@ -66,6 +66,7 @@ export function serveThroughPort(port: MessagePort, service: VolumeService): voi
 export function serviceThroughPort(port: MessagePort): VolumeService {
   const waiting = new Map<number, PromiseWithResolvers<unknown>>();
   let lastId = 0;
+  let ended = false;
   port.on('message', (answer: Answer) => {
     const call = waiting.get(answer.id);
     waiting.delete(answer.id);
@@ -75,13 +76,15 @@ export function serviceThroughPort(port: MessagePort): VolumeService {
       call?.reject(new VolumeError(code, answer.message));
     }
   });
+  const endedError = (): VolumeError => new VolumeError('UNAVAILABLE', 'the engine has ended');
   port.on('close', () => {
-    for (const call of waiting.values()) {
-      call.reject(new VolumeError('UNAVAILABLE', 'the engine has ended'));
-    }
+    ended = true;
+    for (const call of waiting.values()) call.reject(endedError());
     waiting.clear();
   });
   const call = (method: string, args: unknown[]): Promise<unknown> => {
+    // A closed port drops messages without a word.
+    if (ended) return Promise.reject(endedError());
     const id = ++lastId;
     const answer = Promise.withResolvers<unknown>();
     waiting.set(id, answer);
