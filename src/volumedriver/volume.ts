@@ -14,6 +14,7 @@ import type { SealedTlog, VolumeLog } from './log/volume-log.ts';
 import type { PersistedRoot } from './map/page.ts';
 import { readBytes } from './read-path.ts';
 import { replayCost } from './replay-cost.ts';
+import { applyChange } from './state.ts';
 import type { Uploader } from './uploader.ts';
 import { VolumeImage, type MapView } from './volume-image.ts';
 import { WritePath } from './write-path.ts';
@@ -175,10 +176,11 @@ export class Volume {
     if (this.state.flushTo === 'backend') await this.#uploader.committed(this.#roll());
   }
 
-  /** Puts a change of state into the log; it counts once sync() has resolved. */
+  /** Puts a change of state into the log; it counts once sync() has resolved. CORRUPT when it does not fit. */
   change(change: StateChange): void {
     this.#assertRunning();
     this.#writes.commit();
+    applyChange(this.state, change); // what does not fit must not get into the log: no replay would pass it
     this.#withRoom(() => {
       this.#log.append([{ type: 'control', payload: change }]);
     });

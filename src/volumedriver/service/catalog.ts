@@ -137,6 +137,8 @@ export class Catalog {
   /** Adds a volume that the backend has. VOLUME_NOT_FOUND, CORRUPT. */
   async addExisting(id: string): Promise<Entry> {
     const closed = await readClosed(this.#environment.store, id);
+    const known = this.#entries.get(id);
+    if (known !== undefined) return known;
     if (closed !== undefined) return this.add(id, closed.state, closed.usedBytes);
     throw new VolumeError('VOLUME_NOT_FOUND', `reading volume ${id}: it does not exist`);
   }

@@ -24,11 +24,20 @@ export async function removeSnapshotData(
     await volume.durableChange({ kind: 'snapshotRemoved', id });
     await forgetSnapshot(context, snapshot);
   }
-  if (isGone(volume.state)) await purge(context, entry);
+  if (isGone(volume.state)) await purgeIfPossible(context, entry);
+}
+
+/** As purge; while an operation on its source keeps it from that, it is left to maintenance. */
+export async function purgeIfPossible(context: ServiceContext, entry: Entry): Promise<void> {
+  try {
+    await purge(context, entry);
+  } catch (error) {
+    if (!hasCode(error, 'OPERATION_PENDING')) throw error;
+  }
 }
 
 /** Deletes everything of a volume that nothing needs any more, and lets go of its source. */
-export async function purge(context: ServiceContext, entry: Entry): Promise<void> {
+async function purge(context: ServiceContext, entry: Entry): Promise<void> {
   const { catalog, environment } = context;
   const volume = await catalog.open(entry);
   await volume.checkpoint(); // commits that the objects are doomed, and deletes them
@@ -55,8 +64,20 @@ async function unlinkClone(
   const { catalog } = context;
   const entry = catalog.byId(parent.volume);
   if (entry === undefined) return;
-  const volume = await catalog.open(entry);
-  const snapshot = findSnapshot(volume.state, parent.snapshot);
+  await catalog.exclusively([entry.id], async () => {
+    await unlinkCloneOf(context, entry, parent.snapshot, clone);
+  });
+}
+
+/** The caller holds the lock of the source's volume. */
+async function unlinkCloneOf(
+  context: ServiceContext,
+  entry: Entry,
+  snapshotId: string,
+  clone: string,
+): Promise<void> {
+  const volume = await context.catalog.open(entry);
+  const snapshot = findSnapshot(volume.state, snapshotId);
   if (snapshot === undefined) return;
   await volume.durableChange({ kind: 'cloneUnlinked', snapshot: snapshot.id, clone });
   const left = findSnapshot(volume.state, snapshot.id);
@@ -123,6 +144,15 @@ function lostClones({ catalog }: ServiceContext, snapshot: SnapshotState): strin
   );
 }
 
+/** The answer to making the clone was lost, not the clone: from now on it is known, and needs its source. */
+async function wasMade(context: ServiceContext, clone: string): Promise<boolean> {
+  const { catalog, environment } = context;
+  const slots = await environment.store.list(keys.slotPrefix(clone), { limit: 1 });
+  if (slots.length === 0) return false;
+  await catalog.addExisting(clone);
+  return true;
+}
+
 async function resumeRemoval(context: ServiceContext, entry: Entry): Promise<void> {
   const state = context.catalog.stateOf(entry);
   if (isGone(state)) {
@@ -131,7 +161,8 @@ async function resumeRemoval(context: ServiceContext, entry: Entry): Promise<voi
   }
   for (const snapshot of state.snapshots) {
     for (const clone of lostClones(context, snapshot)) {
-      await unlinkClone(context, { volume: entry.id, snapshot: snapshot.id }, clone);
+      if (await wasMade(context, clone)) continue;
+      await unlinkCloneOf(context, entry, snapshot.id, clone);
     }
     if (snapshot.hidden && snapshot.clones.length === 0) {
       await removeSnapshotData(context, entry, snapshot.id);

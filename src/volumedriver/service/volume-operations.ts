@@ -11,7 +11,7 @@ import { isGone, newVolumeState, type VolumeState } from '../state.ts';
 import type { Entry } from './catalog.ts';
 import { assertUnused, checkSize, describeVolume, type ServiceContext } from './context.ts';
 import { checkName } from './naming.ts';
-import { purge, removeSnapshotData } from './removal.ts';
+import { purgeIfPossible, removeSnapshotData } from './removal.ts';
 
 /** What a new volume starts from. */
 interface Origin {
@@ -245,7 +245,7 @@ export async function removeVolume(
       new VolumeError('VOLUME_NOT_FOUND', `using volume ${JSON.stringify(name)}: it was removed`),
     );
     await environment.store.delete(keys.volumeName(name));
-    if (isGone(volume.state)) await purge(context, entry);
+    if (isGone(volume.state)) await purgeIfPossible(context, entry);
   });
 }
 
