@@ -72,6 +72,7 @@ describeRequires(needs, 'formatting', () => {
       message: expect.stringContaining('never formatted'),
     });
     expect(fixture.ran('mkfs.ext4')).toEqual([]);
+    await fixture.stage(volume, block);
     const device = await fixture.devices.getDevice(volume.id);
     expect((await readFile(device.path)).subarray(0, mebibyte)).toEqual(Buffer.alloc(mebibyte, 7));
   });

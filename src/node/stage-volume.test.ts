@@ -225,6 +225,31 @@ describeRequires([...needs, 'tool:xfs_io'], 'what a crash leaves behind', () => 
     expect(await fixture.mountPoints()).toHaveLength(2);
   });
 
+  test('what cannot be mounted leaves no device; what may go on keeps it', async () => {
+    const empty = await fixture.volume('empty', { readOnly: true });
+    await expect(fixture.stage(empty, ext4)).rejects.toMatchObject({ code: 'NOT_CAPABLE' });
+    expect(await fixture.devices.listDevices()).toEqual([]);
+    const slow = await fixture.volume('slow');
+    fixture.beforeCommand = (command) =>
+      command === 'mkfs.ext4'
+        ? Promise.reject(new VolumeError('UNAVAILABLE', 'mkfs.ext4: no end'))
+        : Promise.resolve();
+    await expect(fixture.stage(slow, ext4)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    expect(await fixture.devices.listDevices()).toHaveLength(1);
+    fixture.beforeCommand = () => Promise.resolve();
+    await fixture.stage(slow, ext4);
+  });
+
+  test('a mount elsewhere keeps the device of a stage that fails', async () => {
+    const volume = await fixture.volume('elsewhere', { sizeBytes: 320 * mebibyte });
+    await fixture.stage(volume, ext4);
+    const moved = { ...volume, stagingPath: `${volume.stagingPath}-2` };
+    await rm(join(fixture.directory, 'state'), { recursive: true });
+    await expect(fixture.stage(moved, xfs)).rejects.toMatchObject({ code: 'ALREADY_EXISTS' });
+    expect(await fixture.devices.listDevices()).toHaveLength(1);
+    await fixture.write(volume.stagingPath, 'works');
+  });
+
   test('a target folder that holds files is never emptied', async () => {
     const volume = await fixture.volume('files');
     await mkdir(volume.targetPath);

@@ -64,7 +64,7 @@ export async function stageVolume(parts: NodeParts, request: StageRequest): Prom
   }
   const attachment = await attach(parts, { request, record, uri: address.uri, readOnly });
   const fsType =
-    request.use.kind === 'block' ? null : await mountAtStagingPath(parts, request, attachment);
+    request.use.kind === 'block' ? null : await mountOrDetach(parts, request, attachment);
   await records.save({
     formatVersion: 1,
     volumeId,
@@ -157,6 +157,44 @@ async function release(parts: NodeParts, plan: AttachPlan, reason: string): Prom
   await parts.mounts.unmountAll(request.stagingPath);
   if (record !== undefined) await parts.mounts.unmountAll(record.stagingPath);
   await parts.devices.detach(request.volumeId);
+}
+
+/**
+ * After these a caller repeats the call, or unstages. Any other error says that nothing was staged, and kubelet then
+ * never calls NodeUnstageVolume.
+ */
+const unfinishedCodes = [
+  'UNAVAILABLE',
+  'OPERATION_PENDING',
+  'SHUTTING_DOWN',
+  'OUT_OF_SPACE',
+  'LIMIT_REACHED',
+  'MOVED',
+] as const;
+
+async function mountOrDetach(
+  parts: NodeParts,
+  request: StageRequest,
+  attachment: Attachment,
+): Promise<FilesystemType> {
+  try {
+    return await mountAtStagingPath(parts, request, attachment);
+  } catch (error) {
+    if (!unfinishedCodes.some((code) => hasCode(error, code))) {
+      await detachUnused(parts, request.volumeId, attachment.device);
+    }
+    throw error;
+  }
+}
+
+/** Never rejects: the error that led here is the one to tell. */
+async function detachUnused(parts: NodeParts, volumeId: string, device: Device): Promise<void> {
+  try {
+    const mounted = await parts.mounts.ofDevice(await deviceNumber(device.path));
+    if (mounted.length === 0) await parts.devices.detach(volumeId);
+  } catch (error) {
+    parts.logger.warn('device of a failed stage stays', { volumeId, error });
+  }
 }
 
 async function mountAtStagingPath(
