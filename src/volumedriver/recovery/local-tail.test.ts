@@ -79,6 +79,12 @@ describe('a local log', () => {
       expected: { ...nothing, overtaken: ['a'] },
     },
     {
+      what: 'one that another owner has overtaken by several slots',
+      logs: [logOf('a', headerOf(3), headerOf(4))],
+      last: headerOf(6, { ...foreign, writer: 99 }),
+      expected: { ...nothing, overtaken: ['a'] },
+    },
+    {
       what: 'one that follows a slot which another owner has committed instead',
       logs: [logOf('a', headerOf(3), headerOf(4))],
       last: headerOf(3, foreign),

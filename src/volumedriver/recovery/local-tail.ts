@@ -135,10 +135,15 @@ function kindOf(
   return follows(next, last) ? 'tail' : 'overtaken';
 }
 
-/** Nothing here is newer than the backend: is its last slot ours, if we have one of that number? */
+/**
+ * Nothing here is newer than the backend: is it in there? Its last slot is ours when it has our nonce, or when we have
+ * none of that number any more and wrote it all the same. The next open of ours would have discarded this log before its
+ * first commit: so a last slot of another writer means another owner.
+ */
 function isCommitted(headers: readonly TlogHeader[], last: TlogHeader | null): boolean {
   const own = headers.find(({ slot }) => slot === last?.slot);
-  return own === undefined || own.nonce === last?.nonce;
+  if (own !== undefined) return own.nonce === last?.nonce;
+  return headers.some(({ writer }) => writer === last?.writer);
 }
 
 function follows(next: TlogHeader, last: TlogHeader | null): boolean {

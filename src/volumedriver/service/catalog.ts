@@ -269,13 +269,16 @@ export class Catalog {
     }
   }
 
-  /** Begins checkpoints that are due and closes volumes that nobody uses. One that is stuck holds up no other. */
+  /**
+   * Begins checkpoints that are due, closes volumes that nobody uses, and opens again those whose end the backend lacks.
+   * One that is stuck holds up no other.
+   */
   maintain(): void {
     for (const entry of this.entries) {
-      const { volume } = entry;
-      if (volume === null || entry.opening !== null || this.#maintained.has(entry)) continue;
+      if (entry.opening !== null || this.#maintained.has(entry)) continue;
+      const work = this.#maintenanceOf(entry);
+      if (work === undefined) continue;
       this.#maintained.add(entry);
-      const work = this.#isIdle(entry, volume) ? this.close(entry) : volume.maintain();
       work
         .catch((error: unknown) => {
           const { logger } = this.#environment;
@@ -285,9 +288,14 @@ export class Catalog {
     }
   }
 
-  #isIdle(entry: Entry, volume: Volume): boolean {
-    if (volume.clients.size > 0 || volume.halted !== null) return false;
-    return this.#clock.monotonicMs() - entry.usedAtMs > idleCloseMs;
+  #maintenanceOf(entry: Entry): Promise<unknown> | undefined {
+    const { volume } = entry;
+    const idle = this.#clock.monotonicMs() - entry.usedAtMs > idleCloseMs;
+    if (volume === null) {
+      return idle && this.isUnrecovered(entry) ? this.open(entry) : undefined;
+    }
+    const unused = idle && volume.clients.size === 0 && volume.halted === null;
+    return unused ? this.close(entry) : volume.maintain();
   }
 
   async close(entry: Entry): Promise<void> {
@@ -300,11 +308,19 @@ export class Catalog {
         await closed;
       } finally {
         entry.closing = null;
+        if (this.#hasLog(entry)) this.#unrecovered.set(entry.id, null);
       }
       entry.closedState = volume.state;
       entry.closedUsedBytes = volume.usedBytes;
       entry.volume = null;
     });
+  }
+
+  /** A close that failed, or that a late request overtook, leaves a log: the backend does not have everything. */
+  #hasLog({ id }: Entry): boolean {
+    const { disk } = this.#environment;
+    const names = disk.list(volumeDirectory(this.#environment, id));
+    return names.some((name) => name.startsWith('log-'));
   }
 
   /**

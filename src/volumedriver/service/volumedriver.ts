@@ -37,12 +37,16 @@ const maintenanceMs = 1000;
 const parallelRecoveries = 4;
 /** A volume that the backend does not take back must not keep the others from being served. */
 const recoveryMsMax = 60_000;
+/** How long a stop waits for removals that are being finished; the next start goes on with them. */
+const removalMsMax = 5000;
 
 export class Volumedriver implements VolumeService {
   readonly catalog: Catalog;
   readonly #context: ServiceContext;
   readonly #stop = new AbortController();
   #maintenance: Promise<void> | null = null;
+  /** Removals that are being finished. */
+  #removals: Promise<void> | null = null;
   #ready = false;
 
   constructor(environment: Environment, options: ServiceOptions) {
@@ -63,7 +67,9 @@ export class Volumedriver implements VolumeService {
         seconds: recoveryMsMax / 1000,
       });
     }
-    await resumeRemovals(this.#context);
+    if (!(await this.#within(recoveryMsMax, this.#resumeRemovals()))) {
+      logger.error('finishing interrupted removals takes long: it goes on');
+    }
     await this.#deleteStrayRecords();
     this.#maintenance = this.#maintain();
     this.#ready = true;
@@ -74,6 +80,7 @@ export class Volumedriver implements VolumeService {
     this.#ready = false;
     this.#stop.abort();
     await this.#maintenance;
+    if (this.#removals !== null) await this.#within(removalMsMax, this.#removals);
     await this.catalog.closeAll();
   }
 
@@ -217,6 +224,14 @@ export class Volumedriver implements VolumeService {
 
   readonly #isToken = (token: string): boolean => this.catalog.ulidOf(token) !== undefined;
 
+  /** Never rejects. One that is stuck holds up other interrupted removals, and nothing else. */
+  #resumeRemovals(): Promise<void> {
+    this.#removals ??= resumeRemovals(this.#context).finally(() => {
+      this.#removals = null;
+    });
+    return this.#removals;
+  }
+
   async #deleteStrayRecords(): Promise<void> {
     if (this.#context.options.shared) return;
     try {
@@ -235,7 +250,7 @@ export class Volumedriver implements VolumeService {
         await clock.sleep(maintenanceMs, this.#stop.signal);
         if (space.full) await space.restore();
         this.catalog.maintain();
-        await resumeRemovals(this.#context);
+        void this.#resumeRemovals();
       } catch (error) {
         if (stopped()) return;
         logger.warn('maintenance failed', { error, full: hasCode(error, 'OUT_OF_SPACE') });
