@@ -70,9 +70,9 @@ export class VolumeExports implements ExportProvider {
     return await Promise.resolve(listed);
   }
 
-  /** A whole name first: '#' and '@' are legal in names of volumes. */
+  /** Ids first; then a whole name: '#' and '@' are legal in names of volumes. */
   #parse(exportName: string): ParsedExport {
-    const whole = this.#catalog.byName(exportName);
+    const whole = this.#startsWithId(exportName) ? undefined : this.#catalog.byName(exportName);
     if (whole !== undefined) return { entry: whole, generation: null, snapshot: null };
     const match = /^(.+)(?:#([0-9]{1,15})|@(.+))$/s.exec(exportName);
     if (match?.[1] === undefined) {
@@ -81,6 +81,11 @@ export class VolumeExports implements ExportProvider {
     const [, volume, generation, snapshot] = match;
     if (snapshot !== undefined) return this.#parseSnapshot(volume, snapshot);
     return { entry: this.#catalog.find(volume), generation: Number(generation), snapshot: null };
+  }
+
+  #startsWithId(exportName: string): boolean {
+    const ulid = this.#catalog.ulidOf(exportName.replace(/[#@].*$/s, ''));
+    return ulid !== undefined && this.#catalog.byId(ulid) !== undefined;
   }
 
   /** The snapshot of a volume that was removed is found through the snapshot's own id. */
