@@ -87,7 +87,8 @@ export class Catalog {
     try {
       return await readClosed(this.#environment.store, id);
     } catch (error) {
-      if (!hasCode(error, 'CORRUPT')) throw error;
+      // INTERNAL: the device can't read one of its files.
+      if (!hasCode(error, 'CORRUPT') && !hasCode(error, 'INTERNAL')) throw error;
       this.#environment.logger.error('a volume is damaged', { volumeId: id, error });
       this.#damaged.set(id, toVolumeError(error, 'reading a volume'));
       return undefined;

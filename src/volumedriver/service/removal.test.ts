@@ -44,6 +44,36 @@ async function readFirst(exportName: string): Promise<Buffer> {
   return bytes;
 }
 
+test('a volume whose name could not be given back is not returned for a new one', async () => {
+  await device.close();
+  store.fail({ call: 'delete', key: (key) => key.startsWith('names/volumes/') });
+  const snapshot = await fixture.service.createSnapshot({
+    volume: id,
+    name: 's',
+    timeoutSeconds: 0,
+  });
+  await expect(fixture.service.removeVolume(id, 'deferred')).rejects.toThrow('simulated failure');
+  const made = await fixture.service.createVolume({ name: 'v', sizeBytes: mib });
+  expect(made.id).not.toBe(fixture.service.catalog.publicId(id));
+  expect((await readFirst(made.id)).equals(Buffer.alloc(sevens.length))).toBe(true);
+  expect((await readFirst(`${id}@${snapshot.id}`)).equals(sevens)).toBe(true);
+});
+
+test('a slot that the device cannot read keeps no other volume from being served', async () => {
+  await device.close();
+  fixture = await fixture.restart();
+  await fixture.close();
+  const broken = (inner: ConstructorParameters<typeof FaultyStore>[0]): FaultyStore => {
+    const one = wrapStore(inner);
+    const key = (name: string): boolean => name.startsWith(`volumes/${id}/`);
+    one.fail({ call: 'get', fromThenOn: true, code: 'INTERNAL', key });
+    return one;
+  };
+  fixture = await EngineFixture.open({ ...fixture.nextOptions(), wrapStore: broken });
+  await fixture.createDevice('w', mib);
+  await expect(fixture.openDevice(id)).rejects.toThrow('simulated failure');
+});
+
 describe('a clone', () => {
   test('whose removal waits for a checkpoint of its source leaves that source as it is', async () => {
     const made = await clone();
@@ -61,6 +91,19 @@ describe('a clone', () => {
     expect((await readFirst(id)).equals(sevens)).toBe(true);
     const volume = fixture.service.catalog.byId(id)?.volume;
     expect(volume?.state.snapshots).toEqual([]);
+  });
+
+  test('has its link in the backend before it exists', async () => {
+    const made = await clone();
+    fixture.crashNow('power');
+    fixture = await EngineFixture.open({
+      ...fixture.nextOptions(),
+      engine: { dataDirectory: '/data2' },
+    });
+    const clones = fixture.service.catalog
+      .byId(id)
+      ?.closedState.snapshots.flatMap((snapshot) => snapshot.clones);
+    expect(clones?.map((ulid) => fixture.service.catalog.publicId(ulid))).toEqual([made]);
   });
 
   test('that was made although nobody was told keeps its source', async () => {

@@ -122,7 +122,8 @@ async function cloneSnapshot(
   const claim = await claimName(context, request.name);
   const link = { snapshot: snapshot.id, clone: claim };
   await volume.durableChange({ kind: 'cloneLinked', ...link });
-  if (context.options.shared) await volume.commitAll();
+  // In the backend, too: whoever loses the data directory must not take the clone's source for unused.
+  await volume.commitAll();
   const made = await writeFirstSlot(context, request, {
     id: claim,
     sizeBytes,
@@ -156,7 +157,10 @@ async function claimName(context: ServiceContext, name: string): Promise<string>
     throw new VolumeError('UNAVAILABLE', `claiming the name ${JSON.stringify(name)}: try again`);
   }
   context.catalog.assertIntact(taken);
-  return taken;
+  const entry = context.catalog.byId(taken);
+  if (entry === undefined || !context.catalog.stateOf(entry).removed) return taken;
+  await store.delete(key); // a removal did not get that far
+  return await claimName(context, name);
 }
 
 interface FirstState {
