@@ -6,7 +6,7 @@
 export interface NbdLimits {
   /** Requests handed to the device and not answered; more are left unread in the socket. */
   readonly inFlightRequests: number;
-  /** Payload bytes of those requests, both directions. */
+  /** Payload bytes of those requests, both directions, and what they look up in maps. */
   readonly inFlightBytes: number;
   /** Replies that the client has not taken yet. */
   readonly replyBacklogBytes: number;

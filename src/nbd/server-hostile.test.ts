@@ -177,6 +177,21 @@ describe('in the transmission phase', () => {
       expect((await hostile.simple()).error).toBe(0);
   });
 
+  test('memory of look-ups in flight is bounded', async () => {
+    const waiting: (() => void)[] = [];
+    intercept = () => new Promise((resolve) => waiting.push(resolve));
+    for (let cookie = 0; cookie < 12; cookie++) {
+      hostile.request(commands.CACHE, cookie, { length: 2 ** 22 });
+    }
+    await eventually(() => waiting.length >= 4, 'the first came');
+    await sleep(30);
+    expect(waiting.length).toBeLessThanOrEqual(5);
+    intercept = () => undefined;
+    for (const resolve of waiting) resolve();
+    for (let answered = 0; answered < 12; answered++)
+      expect((await hostile.simple()).error).toBe(0);
+  });
+
   test('a client that never reads its replies is not read either, and may come back', async () => {
     hostile.socket.pause();
     const count = 400;

@@ -263,8 +263,16 @@ function changes(command: number): boolean {
   );
 }
 
-function costOf(header: RequestHeader): number {
-  return header.command === commands.READ || header.command === commands.WRITE ? header.length : 0;
+/** A look-up of what is where takes about so much memory, where each cluster lies elsewhere than its neighbours. */
+const lookupShare = 64 / 4096;
+/** A device looks up no more than this at a time. */
+const lookupBytesMax = 2 ** 30;
+
+/** Memory that a request takes while it is in flight. */
+function costOf({ command, length }: RequestHeader): number {
+  if (command === commands.READ || command === commands.WRITE) return length;
+  if (command !== commands.BLOCK_STATUS && command !== commands.CACHE) return 0;
+  return Math.ceil(Math.min(length, lookupBytesMax) * lookupShare);
 }
 
 const refusalTexts: ReadonlyMap<number, string> = new Map([
