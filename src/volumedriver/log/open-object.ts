@@ -49,7 +49,7 @@ export class OpenObject {
 
   /** Writes staged clusters in one call. Throws OUT_OF_SPACE or INTERNAL and stores nothing then. */
   writeStaged(buffers: readonly Buffer[]): void {
-    this.file.write(buffers, this.#count * clusterBytes);
+    this.#write(buffers);
   }
 
   commit(count: number): void {
@@ -63,6 +63,17 @@ export class OpenObject {
       checksums: this.#checksums.subarray(0, this.#count),
       clusters: this.#clusters.subarray(0, this.#count),
     });
-    this.file.write([tail], this.#count * clusterBytes);
+    this.#write([tail]);
+  }
+
+  /** What a failed write left behind would lie behind the footer of a shorter object, and take space from a full disk. */
+  #write(buffers: readonly Buffer[]): void {
+    const end = this.#count * clusterBytes;
+    try {
+      this.file.write(buffers, end);
+    } catch (error) {
+      this.file.truncate(end);
+      throw error;
+    }
   }
 }
