@@ -43,13 +43,15 @@ export interface Leftovers {
 
 export class Checkpointer {
   readonly #parts: CheckpointParts;
-  /** Objects that a checkpoint which did not get through already took out of the accounts. */
-  readonly #doomed: number[] = [];
+  /** Objects that a checkpoint took out of the accounts and that were not deleted since: the next one names them again. */
+  readonly #doomed: number[];
   #accountsKey: string | null;
 
-  constructor(parts: CheckpointParts, accountsKey: string | null) {
+  /** `doomed` are those of the last checkpoint. */
+  constructor(parts: CheckpointParts, accountsKey: string | null, doomed: readonly number[]) {
     this.#parts = parts;
     this.#accountsKey = accountsKey;
+    this.#doomed = [...doomed];
   }
 
   /** Resolves when the checkpoint is in the backend and what it made superfluous is deleted. Never run two at once. */
@@ -92,6 +94,9 @@ export class Checkpointer {
     const { environment, image } = this.#parts;
     const { store } = environment;
     for (const objectId of leftovers.doomed) await deleteObject(environment, objectId);
+    const deleted = new Set(leftovers.doomed);
+    const left = this.#doomed.filter((objectId) => !deleted.has(objectId));
+    this.#doomed.splice(0, this.#doomed.length, ...left);
     await deleteSlotsBelow(environment, image.state.id, leftovers.boundary);
     for (const { key } of await store.list(keys.accountsPrefix(image.state.id))) {
       if (key !== this.#accountsKey) await store.delete(key);

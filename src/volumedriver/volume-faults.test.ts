@@ -1,6 +1,8 @@
 /** What a volume does when the disk is full at the worst moment, or its client leaves in the middle of a request. */
 import { describe, expect, it } from '@jest/globals';
 import { EngineFixture } from '../../test/support/engine-fixture.ts';
+import { FaultyStore } from '../../test/support/faulty-store.ts';
+import type { ObjectStore } from './store/object-store.ts';
 import type { Volume } from './volume.ts';
 
 const mib = 2 ** 20;
@@ -28,6 +30,34 @@ describe('a checkpoint that meets a full disk', () => {
     const again = await fixture.openDevice(id);
     expect(Buffer.concat(await again.read(mib, 4096))).toEqual(Buffer.alloc(4096, 2));
     expect(Buffer.concat(await again.read(0, 8192))).toEqual(Buffer.alloc(8192, 1));
+    await fixture.close();
+  });
+});
+
+describe('objects that a checkpoint took out of the accounts', () => {
+  it('are deleted in the end although neither it nor the next open could', async () => {
+    const stuck = (inner: ObjectStore): FaultyStore => {
+      const store = new FaultyStore(inner);
+      const key = (one: string): boolean => one.startsWith('objects/');
+      store.fail({ call: 'delete', fromThenOn: true, key });
+      return store;
+    };
+    let fixture = await EngineFixture.open({ wrapStore: stuck });
+    const { device, id } = await fixture.createDevice('v', mib);
+    await device.write(0, Buffer.alloc(65_536, 1), { fua: true });
+    await (await volumeOf(fixture, id)).checkpoint();
+    await device.write(0, Buffer.alloc(65_536, 2), { fua: true });
+    await expect((await volumeOf(fixture, id)).checkpoint()).rejects.toThrow('simulated failure');
+    fixture = await fixture.crash('process');
+    const volume = await volumeOf(fixture, id);
+    await expect(volume.sweep()).rejects.toThrow('simulated failure');
+    const { store } = fixture;
+    if (store instanceof FaultyStore) store.repair();
+    const again = await fixture.openDevice(id);
+    await again.write(0, Buffer.alloc(65_536, 3), { fua: true });
+    await volume.checkpoint();
+    const objects = await store.list('objects/');
+    expect(objects).toHaveLength(volume.image.accounts.objects.size);
     await fixture.close();
   });
 });

@@ -110,6 +110,7 @@ export class Volume {
         },
       },
       parts.accountsKey,
+      parts.leftovers.doomed,
     );
   }
 
