@@ -65,7 +65,7 @@ export class VolumeError extends Error {
 }
 
 export function isErrorCode(value: unknown): value is ErrorCode {
-  return typeof value === 'string' && value in errorCodes;
+  return typeof value === 'string' && Object.hasOwn(errorCodes, value);
 }
 
 /** Wraps anything thrown into a VolumeError; an unknown error becomes `fallback`, with the original as its cause. */

@@ -1,4 +1,4 @@
-/** Which volume an export's name means when names look like ids. */
+/** Which volume an export's name means when names look like ids, and who may write. */
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { EngineFixture } from '../../../test/support/engine-fixture.ts';
 
@@ -38,3 +38,20 @@ test.each(['pvc#1', 'pvc@snapshot', '01ARZ3NDEKTSV4RRFFQ69G5FAV#7'])(
     expect(await fixture.exports.info(name)).toMatchObject({ sizeBytes: 3 * mib });
   },
 );
+
+test('nobody writes what an interrupted mkfs, begun again, would destroy', async () => {
+  const generation = await fixture.service.grant(id, 'node', { readOnly: false });
+  await fixture.service.beginFormatting(id, generation, 'ext4');
+  await fixture.service.revoke(id, 'node');
+  const device = await fixture.exports.open(id);
+  expect(device.readOnly).toBe(true);
+  const write = device.write(0, Buffer.alloc(4096, 1), { fua: false });
+  await expect(write).rejects.toMatchObject({ code: 'READ_ONLY' });
+  await device.close();
+  const next = await fixture.service.grant(id, 'node', { readOnly: false });
+  await fixture.service.endFormatting(id, next);
+  await fixture.service.revoke(id, 'node');
+  const after = await fixture.exports.open(id);
+  expect(after.readOnly).toBe(false);
+  await after.close();
+});

@@ -107,10 +107,11 @@ export class VolumeExports implements ExportProvider {
 
   /** Whether the access is read-only. VOLUME_IN_USE, FENCED. */
   #assertAccess(entry: Entry, generation: number | null): boolean {
-    const { grants, name } = this.#catalog.stateOf(entry);
+    const { grants, name, formatting } = this.#catalog.stateOf(entry);
     if (generation === null) {
       const [held] = grants;
-      if (held === undefined) return false;
+      // Under the mark of an interrupted mkfs the next stage formats again: nobody may write something to keep there.
+      if (held === undefined) return formatting !== null;
       throw new VolumeError(
         'VOLUME_IN_USE',
         `opening volume ${JSON.stringify(name)}: node ${held.node} has it`,
