@@ -88,7 +88,7 @@ describe('vdctl against a volumedriver that runs', () => {
     { args: ['snapshot', 'ls', 'none'], code: 1, why: 'finding volume "none": it does not exist' },
     { args: ['snapshot', 'rm', 'data', 'none'], code: 1, why: 'snapshot "none" of volume "data"' },
     { args: ['snapshot', 'create', 'data', 'first'], code: 1, why: 'the volume has one' },
-    { args: ['snapshot', 'rm', 'data', 'first'], code: 1, why: 'it has 1 clones' },
+    { args: ['snapshot', 'rm', 'data', 'first'], code: 1, why: 'clones of it: 1' },
     { args: ['volume', 'create', 'data', '1GiB'], code: 1, why: 'another size' },
     { args: ['volume', 'resize', 'data', '1MiB'], code: 1, why: 'shrink' },
     { args: ['volume', 'create', 'new', '10G'], code: 2, why: 'write GiB (1024) or GB (1000)' },
