@@ -1,8 +1,8 @@
 /**
  * How a strategy makes block devices. AttacherService keeps the records, the locks and the order of the steps; a
- * strategy does the work for one volume at a time and holds no state in memory, so that every step can be found
- * and finished or undone by another process. `fuse` lives in fuse/; a strategy for the kernel's own NBD client
- * belongs beside it, in a folder kernel/, and passes the same attacher-contract.ts.
+ * strategy does the work for one volume at a time. What it keeps in memory only makes it faster: every step can be
+ * found and finished or undone by another process. `fuse` lives in fuse/, `kernel` in kernel/; both pass
+ * attacher-contract.ts.
  */
 import type { DeviceState } from '../volumes/device-service.ts';
 
@@ -35,12 +35,22 @@ export interface Inspection {
   readonly reason: string;
 }
 
+/** Whose devices these are; devices of other identities are never touched. */
+export interface AttacherIdentity {
+  readonly driverName: string;
+  /** Unique to the state directory. */
+  readonly instanceId: string;
+}
+
 export interface DeviceStrategy {
   /** As it appears in Device.strategy and in records. */
   readonly name: string;
 
   /** Makes the strategy's own folders. NOT_CAPABLE when this machine cannot run it, naming what is missing. */
-  start(): Promise<void>;
+  start(identity: AttacherIdentity): Promise<void>;
+
+  /** Lets go of what this process holds (descriptors, timers). Devices stay and go on working. */
+  close(): Promise<void>;
 
   /**
    * Makes the device of a target that has none, saving what it makes before and after each step. Rejects with the
@@ -60,6 +70,39 @@ export interface DeviceStrategy {
     details: Details,
     sizeBytes: number,
   ): Promise<Inspection>;
+
+  /**
+   * Whether the device needs heal(): asked about every second, so it is cheap. May err towards true, and towards
+   * false for some seconds.
+   */
+  isSuspect(target: Target & { export: TargetExport }, details: Details): Promise<boolean>;
+
+  /**
+   * One attempt to make the device work again, bounded in time, and how it is then. A device that works is left
+   * alone. Never makes I/O fail: that is fail()'s.
+   */
+  heal(
+    target: Target & { export: TargetExport },
+    details: Details,
+    save: SaveDetails,
+  ): Promise<Inspection>;
+
+  /**
+   * Gives the device up: all its I/O, waiting or to come, fails from now on, so that nothing hangs on it. The device
+   * stays until detach, so that its number goes to nobody else; inspect() says `broken` and the reason. Can be
+   * repeated.
+   */
+  fail(
+    target: Target & { export: TargetExport },
+    details: Details,
+    failure: { reason: string; save: SaveDetails },
+  ): Promise<void>;
+
+  /**
+   * Tells of devices that have just lost their link, so that nobody waits for the next isSuspect(). A strategy that
+   * cannot know never calls back.
+   */
+  onTrouble(callback: (key: string) => void): void;
 
   /** How the device is now. Bounded in time, changes nothing, needs no lock. */
   inspect(target: Target & { export: TargetExport }, details: Details): Promise<Inspection>;
