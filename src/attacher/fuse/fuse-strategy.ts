@@ -12,9 +12,9 @@ import { access, constants, mkdir, realpath, rm, writeFile } from 'node:fs/promi
 import { join } from 'node:path';
 import type { Clock } from '../../base/clock.ts';
 import type { Logger } from '../../base/logger.ts';
-import { codeOfOptionError } from '../../nbd/errors.ts';
 import type { RunCommand } from '../../volumes/command.ts';
 import { VolumeError } from '../../volumes/errors.ts';
+import { confirmedProbe, requireOffered } from '../export-probe.ts';
 import { listMounts } from '../mounts.ts';
 import { probeExport, type ExportProbe } from '../nbd-probe.ts';
 import { isAlive } from '../../base/processes.ts';
@@ -258,12 +258,8 @@ export class FuseStrategy implements DeviceStrategy {
     return probeExport(uri, { clock: this.#options.clock, timeoutMs: this.#timeouts.probeMs });
   }
 
-  /** A server that has just started may refuse for a moment: a refusal counts when it is repeated. */
-  async #confirmedProbe(uri: string): Promise<ExportProbe> {
-    const first = await this.#probe(uri);
-    if (first.kind !== 'refused') return first;
-    await this.#options.clock.sleep(300);
-    return await this.#probe(uri);
+  #confirmedProbe(uri: string): Promise<ExportProbe> {
+    return confirmedProbe(uri, { clock: this.#options.clock, timeoutMs: this.#timeouts.probeMs });
   }
 }
 
@@ -273,17 +269,4 @@ function backingOf(folder: FuseFolder, details: FuseDetails): Backing {
 
 function broken(path: string, sizeBytes: number, reason: string): Inspection {
   return { path, sizeBytes, state: 'broken', reason };
-}
-
-function requireOffered(probe: ExportProbe, readOnly: boolean): { sizeBytes: number } {
-  if (probe.kind === 'unreachable') {
-    throw new VolumeError('UNAVAILABLE', `reach the volumedriver: ${probe.reason}`);
-  }
-  if (probe.kind === 'refused') {
-    throw new VolumeError(codeOfOptionError(probe.reply), `open the export: ${probe.reason}`);
-  }
-  if (probe.readOnly && !readOnly) {
-    throw new VolumeError('READ_ONLY', 'attach read-write: the export is read-only');
-  }
-  return probe;
 }
