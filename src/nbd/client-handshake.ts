@@ -47,14 +47,20 @@ export interface ClientAgreement {
 const maxReplyBytes = 64 * 1024;
 const maxRepliesPerOption = 256;
 
+export interface NegotiateOptions {
+  /** Ask for nothing that changes the replies: for a client that knows simple replies only, such as Linux. */
+  readonly simpleReplies?: boolean;
+}
+
 /** VOLUME_NOT_FOUND, VOLUME_IN_USE and others as the server answers; PROTOCOL_ERROR when it talks nonsense. */
 export async function negotiate(
   stream: HandshakeStream,
   exportName: string,
+  { simpleReplies = false }: NegotiateOptions = {},
 ): Promise<ClientAgreement> {
   const handshake = new ClientHandshake(stream, exportName);
   await handshake.greet();
-  const structuredReplies = await handshake.askStructuredReplies();
+  const structuredReplies = !simpleReplies && (await handshake.askStructuredReplies());
   const allocationContextId = structuredReplies ? await handshake.askAllocation() : null;
   const facts = (await handshake.go()) ?? (await handshake.exportName());
   return { ...facts, structuredReplies, allocationContextId };

@@ -6,7 +6,7 @@ import { createConnection, type Socket } from 'node:net';
 import { VolumeError } from '../volumes/errors.ts';
 import { ByteQueue } from './byte-queue.ts';
 import type { HandshakeStream } from './client-handshake.ts';
-import type { NbdUri } from './uri.ts';
+import type { NbdAddress } from './uri.ts';
 
 /** More than any answer that the handshake waits for. */
 const maxQueuedBytes = 1024 * 1024;
@@ -14,6 +14,14 @@ const maxQueuedBytes = 1024 * 1024;
 export interface StreamOwner {
   data(chunk: Buffer): void;
   lost(error: VolumeError): void;
+}
+
+/** A socket that connects, or fails, later. */
+export function connectSocket(address: NbdAddress): Socket {
+  const socket = createConnection(
+    address.kind === 'unix' ? { path: address.path } : { host: address.host, port: address.port },
+  );
+  return socket.setNoDelay(true);
 }
 
 export class ClientStream implements HandshakeStream {
@@ -24,18 +32,21 @@ export class ClientStream implements HandshakeStream {
   #failure: VolumeError | null = null;
   #wake: () => void = () => undefined;
 
-  constructor({ address }: NbdUri, what: string) {
+  /** The socket is the stream's from now on. */
+  constructor(socket: Socket, what: string) {
     this.#what = what;
-    this.socket = createConnection(
-      address.kind === 'unix' ? { path: address.path } : { host: address.host, port: address.port },
-    );
-    this.socket.setNoDelay(true);
+    this.socket = socket;
     this.socket.on('data', (chunk: Buffer) => {
       if (this.#owner !== null) this.#owner.data(chunk);
       else this.#keep(chunk);
     });
     this.socket.on('error', (cause) => this.fail(this.#lost(cause.message, cause)));
     this.socket.on('close', () => this.fail(this.#lost('the server closed the connection')));
+  }
+
+  /** What has arrived and nobody asked for yet. */
+  get queuedBytes(): number {
+    return this.#queue.length;
   }
 
   async read(count: number): Promise<Buffer> {

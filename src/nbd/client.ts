@@ -6,7 +6,7 @@ import type { Socket } from 'node:net';
 import { systemClock, type Clock } from '../base/clock.ts';
 import { toVolumeError, VolumeError } from '../volumes/errors.ts';
 import { negotiate, type ClientAgreement } from './client-handshake.ts';
-import { ClientStream } from './client-stream.ts';
+import { ClientStream, connectSocket } from './client-stream.ts';
 import { PendingRequests, type Answer, type StatusExtent } from './pending-requests.ts';
 import { commandFlags, commands, transmissionFlags } from './protocol.ts';
 import { ReplyParser } from './reply-parser.ts';
@@ -43,7 +43,7 @@ export async function connectNbd(
 ): Promise<NbdClient> {
   const target = typeof uri === 'string' ? parseNbdUri(uri) : uri;
   const what = `connect to NBD server ${formatNbdAddress(target.address)}`;
-  const stream = new ClientStream(target, what);
+  const stream = new ClientStream(connectSocket(target.address), what);
   const { clock = systemClock, timeoutMs = defaultTimeoutMs, signal } = options;
   const settled = new AbortController();
   const onAbort = (): void => {

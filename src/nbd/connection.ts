@@ -5,9 +5,12 @@
  * Invariants: a device that was opened is closed exactly once. When the socket dies, what was not yet handed
  * to the device never will be: unparsed bytes are dropped and the parser is deaf; the device is closed at
  * once, with requests still in flight, so that it can drop what it has not appended. A client that leaves
- * with NBD_CMD_DISC, and a server that shuts down, answer what is in flight first.
+ * with NBD_CMD_DISC, and a server that shuts down, answer what is in flight first. Before a client gets its
+ * device, what was sent on older connections to the same export has been read: a client that gave a connection up
+ * and sends its requests again on a new one never sees the old ones done after the new ones.
  */
 import type { Socket } from 'node:net';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Clock } from '../base/clock.ts';
 import type { Logger } from '../base/logger.ts';
 import type { BlockDevice, ExportProvider } from '../volumes/block-device.ts';
@@ -34,6 +37,8 @@ export interface ConnectionContext {
   readonly logger: Logger;
   readonly clock: Clock;
   readonly pool: PayloadPool;
+  /** Resolves when the other connections to the export have caught up(). */
+  readonly othersCaughtUp: (exportName: string) => Promise<void>;
   /** The handshake is over: this is a client with a device now. */
   readonly onClient: () => void;
   /** The socket is gone and the device is closed. */
@@ -45,7 +50,11 @@ const farewellMs = 10_000;
 /** How long a client that can't be understood any more may go on sending into the void. */
 const lingerMs = 1000;
 
+/** More than a socket's buffers hold. */
+const bufferedBytesMax = 16 * 1024 * 1024;
+
 interface Session {
+  readonly exportName: string;
   readonly transmission: Transmission;
   readonly requests: RequestParser;
 }
@@ -77,6 +86,7 @@ export class Connection implements Receiver {
   #finishing = false;
   #lingering = false;
   #dead = false;
+  #receivedBytes = 0;
 
   /** `accepted` is a paused socket that nothing was read from; it belongs to the connection from now on. */
   constructor(accepted: Socket, context: ConnectionContext) {
@@ -108,7 +118,29 @@ export class Connection implements Receiver {
     return missing !== null && this.#direct ? missing : this.#buffers.next();
   }
 
+  /** The export that the client uses; null before and after that. */
+  get exportName(): string | null {
+    return this.#isOver() ? null : (this.#session?.exportName ?? null);
+  }
+
+  /**
+   * Resolves when what the client had sent by now was read. Not for a connection that waits at a limit: that goes on
+   * only when a reply could be sent, see Transmission.wake.
+   */
+  async caughtUp(): Promise<void> {
+    const endBytes = this.#receivedBytes + bufferedBytesMax;
+    let beforeBytes: number;
+    do {
+      beforeBytes = this.#receivedBytes;
+      // The first turn may end without a look at the sockets, the second can't.
+      await nextTurn();
+      await nextTurn();
+      if (this.#isOver() || this.#hasUnparsed()) return;
+    } while (beforeBytes < this.#receivedBytes && this.#receivedBytes < endBytes);
+  }
+
   receive(chunk: Buffer, lent: boolean): void {
+    this.#receivedBytes += chunk.length;
     if (lent && !this.#direct) this.#buffers.received(chunk.length);
     if (this.#isOver()) return;
     if (this.#session !== null) {
@@ -200,6 +232,7 @@ export class Connection implements Receiver {
   /** Sends the answer; true when more options may follow. */
   async #follow(step: NegotiationStep): Promise<boolean> {
     if (step.next === 'transmission') {
+      await this.#context.othersCaughtUp(step.agreement.exportName);
       if (this.#dead) await step.agreement.device.close();
       else this.#begin(step.agreement, step.send);
       return false;
@@ -264,7 +297,8 @@ export class Connection implements Receiver {
         refuse: (why) => void this.finish(why, lingerMs),
       },
     });
-    const session = { transmission, requests: new RequestParser(transmission, this.#context.pool) };
+    const requests = new RequestParser(transmission, this.#context.pool);
+    const session = { exportName, transmission, requests };
     this.#session = session;
     device.revoked.addEventListener('abort', () => this.die('the export was revoked'), {
       once: true,

@@ -154,11 +154,17 @@ export class NbdServer {
       logger: this.#logger,
       clock: this.#clock,
       pool: this.#pool,
+      othersCaughtUp: (exportName) => this.#caughtUp(exportName),
       onClient: () => this.#clients.add(connection),
       onClosed: () => this.#forget(connection),
     });
     this.#connections.add(connection);
     connection.start();
+  }
+
+  async #caughtUp(exportName: string): Promise<void> {
+    const clients = [...this.#clients].filter((client) => client.exportName === exportName);
+    await Promise.all(clients.map((client) => client.caughtUp()));
   }
 
   #forget(connection: Connection): void {
