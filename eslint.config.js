@@ -27,6 +27,7 @@ const owners = {
   koffi: ['src/base/ffi', 'src/volumedriver/disk/', 'src/attacher/'],
   commander: ['src/main.ts', 'src/roles/', 'src/cli/'],
   'cli-table3': ['src/cli/'],
+  'prom-client': ['src/attacher/metrics'],
 };
 
 const tests = ['**/*.test.ts', '**/*-contract.ts', 'test/**/*.ts'];
