@@ -11,27 +11,42 @@ import {
   parseVolumedriver,
   type RawOptions,
 } from './config.ts';
-import { runAll } from './roles/all.ts';
-import { runAttacher } from './roles/attacher.ts';
+import { createLogger, type LogLevel } from './base/logger.ts';
 import { describeFailure } from './roles/failure.ts';
-import { runPlugin } from './roles/plugin.ts';
-import { runVolumedriver } from './roles/volumedriver.ts';
+import { withstandMemoryPressure } from './roles/memory-pressure.ts';
+import { onSupervisorGone } from './roles/stopping.ts';
 
 const packageFile = new URL('../package.json', import.meta.url);
 const { version } = JSON.parse(readFileSync(packageFile, 'utf8')) as { version: string };
 
-type Run<Config> = (config: Config, version: string, stop: AbortSignal) => Promise<void>;
+interface Launch<Config> {
+  readonly parse: (raw: RawOptions) => Config;
+  /** A role's code is read only when it runs, and where it replaces its process at the start, only once. */
+  readonly load: () => Promise<
+    (config: Config, version: string, stop: AbortSignal) => Promise<void>
+  >;
+  /** Block I/O of this node depends on the role. */
+  readonly carriesIo?: boolean;
+}
 
-function action<Config>(parse: (raw: RawOptions) => Config, run: Run<Config>) {
-  return async (raw: RawOptions): Promise<void> => {
-    const stop = new AbortController();
-    for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-      process.on(signal, () => {
-        stop.abort();
-      });
-    }
+function action<Config extends { logLevel: LogLevel }>({
+  parse,
+  load,
+  carriesIo = false,
+}: Launch<Config>) {
+  return async (raw: RawOptions, command: Command): Promise<void> => {
     try {
-      await run(parse(raw), version, stop.signal);
+      const config = parse(raw);
+      const fields = { role: command.name(), version };
+      if (carriesIo) withstandMemoryPressure(createLogger(config.logLevel, fields));
+      const stop = new AbortController();
+      const end = (): void => {
+        stop.abort();
+      };
+      for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, end);
+      onSupervisorGone(end);
+      const run = await load();
+      await run(config, version, stop.signal);
       process.exit(0);
     } catch (error) {
       process.stderr.write(`volumedriver-csi: ${describeFailure(error)}\n`);
@@ -55,6 +70,8 @@ function role(name: string, description: string): Command {
     .option('--log-level <LEVEL>', 'error, warn, info or debug (default: info)');
 }
 
+const loadPlugin = async () => (await import('./roles/plugin.ts')).runPlugin;
+
 const driverName: [string, string] = [
   '--driver-name <NAME>',
   `the CSI driver's name (default: ${defaultDriverName})`,
@@ -76,7 +93,13 @@ role('volumedriver', 'serve the volumes of one backend on this node')
     'disk space kept so that a full disk can be cleaned up (default: 64MiB)',
   )
   .option('--grace <SECONDS>', 'how long clients are served after SIGTERM (default: 30)')
-  .action(action(parseVolumedriver, runVolumedriver));
+  .action(
+    action({
+      parse: parseVolumedriver,
+      load: async () => (await import('./roles/volumedriver.ts')).runVolumedriver,
+      carriesIo: true,
+    }),
+  );
 
 role('attacher', "own this node's block devices")
   .option('--listen <ENDPOINT>', 'where its API is served: unix:PATH')
@@ -87,7 +110,13 @@ role('attacher', "own this node's block devices")
     'how long I/O waits for a lost volumedriver (default: 3600)',
   )
   .option(...driverName)
-  .action(action(parseAttacher, runAttacher));
+  .action(
+    action({
+      parse: parseAttacher,
+      load: async () => (await import('./roles/attacher.ts')).runAttacher,
+      carriesIo: true,
+    }),
+  );
 
 role('node', 'serve the CSI Node service')
   .option('--csi <ENDPOINT>', 'the CSI socket: unix:PATH')
@@ -96,14 +125,14 @@ role('node', 'serve the CSI Node service')
   .option('--node-id <ID>', 'the name of this node')
   .option('--state-dir <DIR>', 'records of staged volumes; survives reboots')
   .option(...driverName)
-  .action(action(parseNode, runPlugin));
+  .action(action({ parse: parseNode, load: loadPlugin }));
 
 role('controller', 'serve the CSI Controller service')
   .option('--csi <ENDPOINT>', 'the CSI socket: unix:PATH')
   .option('--volumedriver <ENDPOINT>', 'the API of a volumedriver')
   .option('--known-nodes <IDS>', 'nodes that volumes may be published to, with commas between')
   .option(...driverName)
-  .action(action(parseController, runPlugin));
+  .action(action({ parse: parseController, load: loadPlugin }));
 
 role('plugin', 'serve node and controller on one CSI socket, for one machine')
   .option('--csi <ENDPOINT>', 'the CSI socket: unix:PATH')
@@ -113,7 +142,7 @@ role('plugin', 'serve node and controller on one CSI socket, for one machine')
   .option('--known-nodes <IDS>', 'nodes that volumes may be published to, with commas between')
   .option('--state-dir <DIR>', 'records of staged volumes; survives reboots')
   .option(...driverName)
-  .action(action(parsePlugin, runPlugin));
+  .action(action({ parse: parsePlugin, load: loadPlugin }));
 
 role('all', 'supervise every role on one machine, each as a process of its own')
   .option('--data-dir <DIR>', 'everything local: logs, records and sockets (run/)')
@@ -128,6 +157,6 @@ role('all', 'supervise every role on one machine, each as a process of its own')
   .option('--grace <SECONDS>', 'see volumedriver')
   .option('--reconnect-delay <SECONDS>', 'see attacher')
   .option(...driverName)
-  .action(action(parseAll, runAll));
+  .action(action({ parse: parseAll, load: async () => (await import('./roles/all.ts')).runAll }));
 
 await program.parseAsync();

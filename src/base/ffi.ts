@@ -1,6 +1,6 @@
 /**
- * The system calls that Node does not offer, through koffi: preadv2(2) with RWF_NOWAIT and flock(2). Symbols are
- * looked up in the C library that the process already runs on, so glibc and musl both work. Nothing here throws for
+ * The system calls that Node does not offer, through koffi: preadv2(2) with RWF_NOWAIT, flock(2) and prctl(2).
+ * Symbols are looked up in the C library that the process already runs on, so glibc and musl both work. Nothing here throws for
  * an operating error: results are counts or negative errnos, as the kernel itself gives them.
  *
  * A call allocates nothing that outlives it: the iovec is one static block of memory per thread, and the address of
@@ -20,10 +20,13 @@ type IntegerCall = (...args: number[]) => number;
 export const errno = {
   EAGAIN: koffi.os.errno['EAGAIN'] ?? 11,
   ENOSYS: koffi.os.errno['ENOSYS'] ?? 38,
+  EPERM: koffi.os.errno['EPERM'] ?? 1,
+  EINVAL: koffi.os.errno['EINVAL'] ?? 22,
 };
 
 const preadv2 = symbol('preadv2', 'long', ['int', 'uint64_t', 'int', 'int64_t', 'int']);
 const flock = symbol('flock', 'int', ['int', 'int']);
+const prctl = symbol('prctl', 'int', ['int', 'long', 'long', 'long', 'long']);
 
 // An ArrayBuffer of its own: a typed array this small made directly could be moved by the garbage collector.
 const iovec = new Uint32Array(new ArrayBuffer(16));
@@ -73,4 +76,11 @@ export function readNoWait(fd: number, buffer: Uint8Array, position: number): nu
 export function lockFile(fd: number): number {
   if (flock === undefined) return -errno.ENOSYS;
   return flock(fd, lockExclusiveNonBlocking) === 0 ? 0 : -koffi.errno();
+}
+
+/** prctl(2) with one argument, for the calling thread: its result, or a negative errno. */
+export function controlThread(option: number, argument: number): number {
+  if (prctl === undefined) return -errno.ENOSYS;
+  const result = prctl(option, argument, 0, 0, 0);
+  return result >= 0 ? result : -koffi.errno();
 }

@@ -10,7 +10,7 @@ import { VolumedriverClient } from '../api/volumedriver-client.ts';
 import { systemClock } from '../base/clock.ts';
 import { createLogger, type Logger } from '../base/logger.ts';
 import type { AllConfig } from '../config.ts';
-import { aborted } from './volumedriver.ts';
+import { aborted, supervisedMark } from './stopping.ts';
 
 const restartMsFirst = 200;
 const restartMsMax = 10_000;
@@ -139,9 +139,10 @@ class SupervisedRole {
 
   async #runOnce(): Promise<string> {
     const script = process.argv[1] ?? '';
-    // The channel carries nothing: it tells a role that its supervisor is gone, however that died. See aborted().
+    // The pipe carries nothing: its end tells a role that its supervisor is gone, however that died.
     const child = spawn(process.execPath, [script, ...this.#args], {
-      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+      stdio: ['pipe', 'inherit', 'inherit'],
+      env: { ...process.env, [supervisedMark]: '1' },
     });
     this.#child = child;
     return await new Promise((resolve) => {

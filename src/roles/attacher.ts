@@ -6,7 +6,7 @@ import { systemClock } from '../base/clock.ts';
 import { createLogger } from '../base/logger.ts';
 import type { AttacherConfig } from '../config.ts';
 import { runCommand } from '../volumes/command.ts';
-import { aborted } from './volumedriver.ts';
+import { aborted } from './stopping.ts';
 
 export async function runAttacher(
   config: AttacherConfig,

@@ -10,7 +10,7 @@ import { createIdentityService } from '../csi/identity-service.ts';
 import { startCsiServer } from '../csi/server.ts';
 import { createNodeService } from '../node/node-service.ts';
 import { hasCode } from '../volumes/errors.ts';
-import { aborted } from './volumedriver.ts';
+import { aborted } from './stopping.ts';
 
 export async function runPlugin(
   config: PluginConfig,

@@ -6,6 +6,7 @@ import type { VolumedriverConfig } from '../config.ts';
 import { VolumeError } from '../volumes/errors.ts';
 import { serviceThroughPort } from './engine-port.ts';
 import type { EngineThreadMessage } from './engine-thread.ts';
+import { aborted } from './stopping.ts';
 
 /** Runs until `stop` is aborted and everything is closed. */
 export async function runVolumedriver(
@@ -45,18 +46,6 @@ export async function runVolumedriver(
   await engine.close();
   await server.close();
   port1.close();
-}
-
-/** Resolves when the signal is aborted, or when the supervisor that started this process as a role is gone. */
-export function aborted(signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return Promise.resolve();
-  return new Promise((resolve) => {
-    const stop = (): void => {
-      resolve();
-    };
-    signal.addEventListener('abort', stop);
-    process.once('disconnect', stop);
-  });
 }
 
 class EngineThread {
