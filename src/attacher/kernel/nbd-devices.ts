@@ -1,28 +1,95 @@
-/** What sysfs shows of the kernel's NBD devices. */
+/** What sysfs shows of the kernel's NBD devices. It changes at any time: every file may be gone at the next look. */
+import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { hasErrno } from '../../base/errno.ts';
+import { toVolumeError } from '../../volumes/errors.ts';
+
+const sysBlock = '/sys/block';
+const sectorBytes = 512;
+
 export interface NbdDevice {
   readonly index: number;
-  /** What the connector gave as BACKEND_IDENTIFIER; null when nothing is configured or it gave none. */
+  /**
+   * What its connector gave as BACKEND_IDENTIFIER; null when it gave none, the kernel knows none, or nobody uses the
+   * device.
+   */
   readonly identifier: string | null;
-  /** The process that connected it; null when it is not configured. */
+  /**
+   * The thread (not the process) that connected it, by its number in the first PID namespace; null when nobody uses
+   * the device.
+   */
   readonly pid: number | null;
   readonly sizeBytes: number;
 }
 
-export function listNbdDevices(root = '/sys/block'): Promise<NbdDevice[]> {
-  return Promise.reject(new Error(root));
+/** By their index. INTERNAL when sysfs cannot be read. */
+export async function listNbdDevices(root = sysBlock): Promise<NbdDevice[]> {
+  let names: string[];
+  try {
+    names = await readdir(root);
+  } catch (error) {
+    throw toVolumeError(error, 'list the block devices');
+  }
+  const indexes = names
+    .map((name) => /^nbd(0|[1-9]\d*)$/.exec(name)?.[1])
+    .filter((digits) => digits !== undefined)
+    .map(Number)
+    .sort((a, b) => a - b);
+  const devices: NbdDevice[] = [];
+  for (const index of indexes) {
+    const device = await readNbdDevice(index, root);
+    if (device !== null) devices.push(device);
+  }
+  return devices;
 }
 
 /** Null when there is no such device. */
-export function readNbdDevice(index: number, root = '/sys/block'): Promise<NbdDevice | null> {
-  return Promise.reject(new Error(`${root}${index}`));
+export async function readNbdDevice(index: number, root = sysBlock): Promise<NbdDevice | null> {
+  const folder = join(root, `nbd${index}`);
+  const size = await readAttribute(join(folder, 'size'));
+  const sectors = Number(size ?? Number.NaN);
+  if (size === null || !Number.isSafeInteger(sectors * sectorBytes)) return null;
+  const identifier = await readAttribute(join(folder, 'backend'));
+  const pid = Number((await readAttribute(join(folder, 'pid'))) ?? 0);
+  return {
+    index,
+    identifier: identifier === '' ? null : identifier,
+    pid: Number.isSafeInteger(pid) && pid > 0 ? pid : null,
+    sizeBytes: sectors * sectorBytes,
+  };
 }
 
-/** The module's max_part; null when the module shows none. */
-export function maxPart(path = '/sys/module/nbd/parameters/max_part'): Promise<number | null> {
-  return Promise.reject(new Error(path));
+/** How many partitions the module makes room for on each device; null when it does not tell. */
+export async function maxPart(
+  path = '/sys/module/nbd/parameters/max_part',
+): Promise<number | null> {
+  const text = await readAttribute(path);
+  return text === null || text === '' || !Number.isSafeInteger(Number(text)) ? null : Number(text);
 }
 
-/** /sys/block/nbdN/queue/io_timeout. */
-export function setIoTimeout(index: number, timeoutMs: number, root = '/sys/block'): Promise<void> {
-  return Promise.reject(new Error(`${root}${index}${timeoutMs}`));
+/**
+ * How long the block layer waits for an answer before it asks the driver about a request. Counts for requests that
+ * start later. INTERNAL when sysfs refuses.
+ */
+export async function setIoTimeout(
+  index: number,
+  timeoutMs: number,
+  root = sysBlock,
+): Promise<void> {
+  try {
+    await writeFile(join(root, `nbd${index}`, 'queue/io_timeout'), `${timeoutMs}`, { flag: 'r+' });
+  } catch (error) {
+    throw toVolumeError(error, `set the timeout of nbd${index}`);
+  }
+}
+
+/** Without the line break that sysfs adds; null when there is no such file, or no longer. */
+async function readAttribute(path: string): Promise<string | null> {
+  try {
+    const text = await readFile(path, 'utf8');
+    return text.endsWith('\n') ? text.slice(0, -1) : text;
+  } catch (error) {
+    if (['ENOENT', 'ENODEV', 'ENOTDIR'].some((errno) => hasErrno(error, errno))) return null;
+    throw toVolumeError(error, `read ${path}`);
+  }
 }
