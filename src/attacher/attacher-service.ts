@@ -4,7 +4,8 @@
  *
  * A record exists before anything of a device does, and until nothing of it does. Its phase tells whether somebody
  * may rely on the device: `attaching` is undone by whoever finds it, `detaching` is completed. What has no
- * readable record is reported and never removed but by a detach of its volume.
+ * readable record is reported and never removed but by a detach of its volume. Devices that somebody may rely on are
+ * looked after by the monitor, under the same locks: a request waits for a repair, a repair never for a request.
  */
 import pLimit from 'p-limit';
 import type { Clock } from '../base/clock.ts';
@@ -20,7 +21,9 @@ import {
   type AttachmentRecord,
   type Phase,
 } from './records.ts';
-import type { DeviceStrategy, Inspection, Target, TargetExport } from './strategy.ts';
+import { defaultMonitorLimits, DeviceMonitor, type MonitorLimits } from './device-monitor.ts';
+import { noMetrics, type AttacherMetrics } from './metrics.ts';
+import type { DeviceStrategy, Inspection, SaveDetails, Target, TargetExport } from './strategy.ts';
 import { waitUntil } from './waiting.ts';
 
 export interface AttacherOptions {
@@ -31,11 +34,20 @@ export interface AttacherOptions {
   readonly clock: Clock;
   readonly logger: Logger;
   readonly random?: Random;
+  readonly metrics?: AttacherMetrics;
+  /** How long I/O waits for a lost volumedriver before it fails. 3600 unless given. */
+  readonly reconnectDelaySeconds?: number;
+  readonly monitorLimits?: Partial<MonitorLimits>;
   /** The running kernel's boot; read from /proc unless given. */
   readonly bootId?: string;
 }
 
 type ExportTarget = Target & { export: TargetExport };
+
+interface Attachment {
+  readonly record: AttachmentRecord;
+  readonly details: Readonly<Record<string, unknown>>;
+}
 
 /** How many volumes are repaired or looked at side by side. */
 const concurrency = 8;
@@ -47,7 +59,10 @@ export class AttacherService implements DeviceService {
   readonly #records: RecordStore;
   readonly #clock: Clock;
   readonly #logger: Logger;
+  readonly #monitor: DeviceMonitor;
   readonly #busy = new Set<string>();
+  /** Repairs that run, by volume. */
+  readonly #repairs = new Map<string, Promise<unknown>>();
   #instanceId = '';
   #bootId = '';
   #state: 'new' | 'started' | 'closed' = 'new';
@@ -57,6 +72,10 @@ export class AttacherService implements DeviceService {
     this.#records = new RecordStore(options.stateDirectory);
     this.#clock = options.clock;
     this.#logger = options.logger;
+    const { clock, logger, metrics = noMetrics, reconnectDelaySeconds = 3600 } = options;
+    const giveUpMs = reconnectDelaySeconds * 1000;
+    const limits = { ...defaultMonitorLimits, giveUpMs, ...options.monitorLimits };
+    this.#monitor = new DeviceMonitor({ clock, logger, metrics, limits });
   }
 
   /** Unique to this state directory; empty before start. */
@@ -68,7 +87,13 @@ export class AttacherService implements DeviceService {
   async start(): Promise<void> {
     this.#instanceId = await this.#records.open(this.#options.random ?? systemRandom);
     this.#bootId = this.#options.bootId ?? (await readBootId());
-    for (const strategy of this.#options.strategies) await strategy.start();
+    const { driverName } = this.#options;
+    for (const strategy of this.#options.strategies) {
+      await strategy.start({ driverName, instanceId: this.#instanceId });
+      strategy.onTrouble((key) => {
+        this.#monitor.nudge(key);
+      });
+    }
     const limit = pLimit(concurrency);
     const stored = await this.#records.list();
     await Promise.all(
@@ -88,18 +113,20 @@ export class AttacherService implements DeviceService {
       }
     }
     this.#state = 'started';
-    const { driverName } = this.#options;
-    const devices = stored.length;
+    const devices = (await this.#records.list()).length;
+    if (devices === 0) this.#logger.info('nothing is attached');
     this.#logger.info('attacher started', { driverName, instanceId: this.#instanceId, devices });
   }
 
   /** Lets running operations end and refuses new ones. Devices stay and go on working. */
   async close(): Promise<void> {
     this.#state = 'closed';
+    await this.#monitor.close();
     const idle = (): Promise<boolean> => Promise.resolve(this.#busy.size === 0);
     if (!(await waitUntil(this.#clock, { timeoutMs: closeTimeoutMs, everyMs: 20 }, idle))) {
       this.#logger.warn('closed with operations running', { operations: this.#busy.size });
     }
+    for (const strategy of this.#options.strategies) await strategy.close();
   }
 
   async attach(request: TargetExport): Promise<Device> {
@@ -179,6 +206,7 @@ export class AttacherService implements DeviceService {
       });
       latest = { ...latest, phase: 'attached' };
       await this.#records.write(latest);
+      this.#watch(latest);
       this.#logger.info('device attached', { volumeId, device: inspection.path, uri: record.uri });
       return deviceOf(latest, inspection);
     } catch (error) {
@@ -202,6 +230,7 @@ export class AttacherService implements DeviceService {
     const stored = await this.#records.read(key);
     if (stored !== null && 'record' in stored) {
       const { record } = stored;
+      this.#monitor.forget(key);
       await this.#records.write({ ...record, phase: 'detaching' });
       await this.#removeDevice(record, this.#strategyOf(record));
       this.#logger.info('device detached', { volumeId });
@@ -253,9 +282,51 @@ export class AttacherService implements DeviceService {
       await this.#removeDevice(record, strategy);
       return;
     }
+    this.#watch(record);
     const { path, state, reason } = await this.#inspect(record);
     const log = state === 'attached' ? 'info' : 'warn';
     this.#logger[log]('device found', { volumeId, device: path, state, reason });
+  }
+
+  #watch({ volumeId, strategy: name }: AttachmentRecord): void {
+    const strategy = this.#options.strategies.find((each) => each.name === name);
+    if (strategy === undefined) return;
+    this.#monitor.watch(volumeKey(volumeId), {
+      volumeId,
+      isSuspect: async () => {
+        const { record, details } = await this.#require(volumeId);
+        return await strategy.isSuspect(targetOf(record), details);
+      },
+      heal: () =>
+        this.#repair(volumeId, ({ record, details }, save) =>
+          strategy.heal(targetOf(record), details, save),
+        ),
+      fail: (reason) =>
+        this.#repair(volumeId, ({ record, details }, save) =>
+          strategy.fail(targetOf(record), details, { reason, save }),
+        ),
+    });
+  }
+
+  /** OPERATION_PENDING while a request has the device, PATH_NOT_FOUND when a request has removed it. */
+  async #repair<T>(
+    volumeId: string,
+    work: (attachment: Attachment, save: SaveDetails) => Promise<T>,
+  ): Promise<T> {
+    const repair = this.#locked(volumeId, async () => {
+      const attachment = await this.#require(volumeId);
+      let latest = attachment.record;
+      return await work(attachment, async (details) => {
+        latest = { ...latest, details };
+        await this.#records.write(latest);
+      });
+    });
+    this.#repairs.set(volumeId, repair);
+    try {
+      return await repair;
+    } finally {
+      this.#repairs.delete(volumeId);
+    }
   }
 
   async #inspect(record: AttachmentRecord): Promise<Device> {
@@ -281,9 +352,7 @@ export class AttacherService implements DeviceService {
     }
   }
 
-  async #require(
-    volumeId: string,
-  ): Promise<{ record: AttachmentRecord; details: Record<string, unknown> }> {
+  async #require(volumeId: string): Promise<Attachment> {
     const stored = await this.#records.read(volumeKey(volumeId));
     if (stored !== null && 'problem' in stored) {
       throw new VolumeError(
@@ -323,6 +392,8 @@ export class AttacherService implements DeviceService {
 
   async #exclusively<T>(volumeId: string, work: () => Promise<T>): Promise<T> {
     this.#requireStarted();
+    // It is bounded, and its outcome is its own business.
+    await this.#repairs.get(volumeId)?.catch(() => undefined);
     return await this.#locked(volumeId, work);
   }
 

@@ -8,10 +8,17 @@ const detailsSchema = z.object({
   deviceNumber: z.string().nullable(),
   /** Such as /dev/loop7. */
   device: z.string().nullable(),
+  /** Why the device was given up; null while it was not. */
+  failed: z.string().nullable().default(null),
 });
 export type FuseDetails = Readonly<z.infer<typeof detailsSchema>>;
 
-export const noDetails: FuseDetails = { daemon: null, deviceNumber: null, device: null };
+export const noDetails: FuseDetails = {
+  daemon: null,
+  deviceNumber: null,
+  device: null,
+  failed: null,
+};
 
 /** Limits of everything that can hang, in milliseconds; the sum bounds a detach. */
 export interface FuseTimeouts {

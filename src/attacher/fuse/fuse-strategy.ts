@@ -37,10 +37,12 @@ import {
 import { detachFuse } from './fuse-detach.ts';
 import {
   awaitMounted,
+  findDaemons,
   foldersWithDaemons,
   fuseFolder,
   lastWords,
   startDaemon,
+  stopDaemon,
   type FuseFolder,
 } from './fuse-daemon.ts';
 import { growDaemon } from './grow.ts';
@@ -61,6 +63,9 @@ export interface FuseStrategyOptions {
 
 type ExportTarget = Target & { export: TargetExport };
 
+/** The daemon reconnects by itself; only an export that is refused meanwhile is for us to find. */
+const probeEveryMs = 10_000;
+
 export class FuseStrategy implements DeviceStrategy {
   readonly name = 'fuse';
   readonly #options: FuseStrategyOptions;
@@ -68,6 +73,8 @@ export class FuseStrategy implements DeviceStrategy {
   readonly #program: string;
   readonly #reconnectDelaySeconds: number;
   readonly #loops: LoopDevices;
+  /** When each device was last looked at closely. */
+  readonly #lookedAtMs = new Map<string, number>();
   #parent: string;
 
   constructor(options: FuseStrategyOptions) {
@@ -94,6 +101,16 @@ export class FuseStrategy implements DeviceStrategy {
       const why = `its sockets would have paths of ${longest} bytes, and unix(7) allows 107`;
       throw new VolumeError('INVALID_ARGUMENT', `use the state directory ${this.#parent}: ${why}`);
     }
+  }
+
+  /** Nothing is held: the daemons are found by what the kernel shows. */
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  /** A daemon that loses its server tells nobody. */
+  onTrouble(): void {
+    return;
   }
 
   async #requireMachine(): Promise<void> {
@@ -126,7 +143,7 @@ export class FuseStrategy implements DeviceStrategy {
     const wait = { clock: this.#options.clock, timeoutMs: this.#timeouts.startMs };
     const deviceNumber = await awaitMounted(folder, daemon, wait);
     const device = await this.#loops.create(folder.mountpoint, { readOnly });
-    const details: FuseDetails = { daemon, deviceNumber, device };
+    const details: FuseDetails = { ...noDetails, daemon, deviceNumber, device };
     await save(details);
     const sizeBytes = await this.#loops.sizeBytes(device);
     // A server may be larger than whole sectors; the device shows those only.
@@ -157,6 +174,7 @@ export class FuseStrategy implements DeviceStrategy {
       },
     );
     await rm(folder.path, { recursive: true, force: true });
+    this.#lookedAtMs.delete(target.key);
   }
 
   async resize(target: ExportTarget, saved: Details, sizeBytes: number): Promise<Inspection> {
@@ -179,21 +197,47 @@ export class FuseStrategy implements DeviceStrategy {
     return await this.inspect(target, saved);
   }
 
+  async isSuspect(target: ExportTarget, saved: Details): Promise<boolean> {
+    const daemon = readDetails(saved)?.daemon ?? null;
+    if (daemon === null || !(await isAlive(daemon))) return true;
+    const lookedAtMs = this.#lookedAtMs.get(target.key) ?? -Infinity;
+    return this.#options.clock.monotonicMs() - lookedAtMs >= probeEveryMs;
+  }
+
+  /** The daemon tries to reconnect after 1, 2, 4, 8 and then every 16 s, and nothing can make it try earlier. */
+  async heal(target: ExportTarget, saved: Details): Promise<Inspection> {
+    this.#lookedAtMs.set(target.key, this.#options.clock.monotonicMs());
+    return await this.inspect(target, saved);
+  }
+
+  /** Without its daemon all I/O of the file, and so of the loop device, fails; the loop device keeps its number. */
+  async fail(
+    target: ExportTarget,
+    saved: Details,
+    { reason, save }: { reason: string; save: SaveDetails },
+  ): Promise<void> {
+    const details = { ...(readDetails(saved) ?? noDetails), failed: reason };
+    await save(details);
+    const folder = this.#folder(target);
+    for (const daemon of await findDaemons(folder, this.#program, details.daemon)) {
+      const { clock } = this.#options;
+      if (await stopDaemon(daemon, { clock, abort: true, politeMs: 0 })) continue;
+      const why = `the FUSE daemon with pid ${daemon.pid} does not die`;
+      throw new VolumeError('UNAVAILABLE', `give the device up: ${why}`);
+    }
+  }
+
   async inspect(target: ExportTarget, saved: Details): Promise<Inspection> {
     const details = readDetails(saved);
     const device = details?.device ?? null;
     if (details === null || device === null) return broken('', 0, 'the record names no device');
-    const { daemon } = details;
     const folder = this.#folder(target);
     if (!(await this.#loops.isOurs(device, backingOf(folder, details)))) {
       return broken(device, 0, `${device} does not belong to this volume any more`);
     }
     const sizeBytes = await this.#loops.sizeBytes(device);
-    if (daemon === null || !(await isAlive(daemon))) {
-      const said = await lastWords(folder);
-      const pid = daemon === null ? '' : ` (pid ${daemon.pid})`;
-      return broken(device, sizeBytes, `its FUSE daemon${pid} died${said ? `: ${said}` : ''}`);
-    }
+    const trouble = details.failed ?? (await daemonTrouble(folder, details));
+    if (trouble !== null) return broken(device, sizeBytes, trouble);
     const probe = await this.#confirmedProbe(target.export.uri);
     if (probe.kind === 'refused')
       return broken(device, sizeBytes, `the export is refused: ${probe.reason}`);
@@ -261,6 +305,14 @@ export class FuseStrategy implements DeviceStrategy {
   #confirmedProbe(uri: string): Promise<ExportProbe> {
     return confirmedProbe(uri, { clock: this.#options.clock, timeoutMs: this.#timeouts.probeMs });
   }
+}
+
+/** Null while the daemon lives. */
+async function daemonTrouble(folder: FuseFolder, { daemon }: FuseDetails): Promise<string | null> {
+  if (daemon !== null && (await isAlive(daemon))) return null;
+  const said = await lastWords(folder);
+  const pid = daemon === null ? '' : ` (pid ${daemon.pid})`;
+  return `its FUSE daemon${pid} died${said ? `: ${said}` : ''}`;
 }
 
 function backingOf(folder: FuseFolder, details: FuseDetails): Backing {
