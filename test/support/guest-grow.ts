@@ -3,12 +3,12 @@
  * FUSE and loop, a program writes to it without a pause, and NodeExpandVolume makes it larger under that program. With
  * the same capability the roles protect themselves against a lack of memory, which replaces their processes at the start.
  */
-import { readFileSync, readdirSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import koffi from 'koffi';
 import { runCommand } from '../../src/base/command.ts';
 import { findProcesses } from '../../src/base/processes.ts';
+import { loadModule } from './guest-modules.ts';
 import { memorySafetyOf, type MemorySafety } from './io-flushers.ts';
 import { eventually, MiB, RealDriver } from './real-driver.ts';
 import { RealWriter } from './real-writer.ts';
@@ -16,25 +16,10 @@ import { report } from './uml.ts';
 
 export type GrowReport =
   | { failed: true }
-  | { safety: Record<string, MemorySafety[]> }
   | { mounted: number }
   /** What df shows, and errors that ext4 met. */
   | { grown: number; errors: string }
   | { leftovers: string[]; e2fsck: string };
-
-const finitModuleCall = 313;
-
-/** finit_module(2): the guest has no tool for it. */
-function loadModule(name: string): void {
-  const modules = '/usr/lib/uml/modules';
-  const path =
-    readdirSync(modules).map((version) => join(modules, version, 'kernel', name))[0] ?? '';
-  const libc = koffi.load(null);
-  const open = libc.func('open', 'int', ['str', 'int']);
-  const syscall = libc.func('syscall', 'long', ['long', 'int', 'str', 'int']);
-  const result: unknown = syscall(finitModuleCall, open(path, 0), '', 0);
-  if (result !== 0) throw new Error(`cannot load ${path}: ${koffi.errno()}`);
-}
 
 const tell = (what: GrowReport): void => {
   report(what);

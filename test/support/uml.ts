@@ -10,7 +10,7 @@ import { join, resolve } from 'node:path';
 
 const root = resolve(import.meta.dirname, '../..');
 /** What a program in a guest starts its reports with. */
-const mark = '@@';
+export const mark = '@@';
 /** Where the guest mounts its disk, an image with ext4. */
 export const guestDiskPath = '/run/disk';
 
@@ -24,6 +24,8 @@ export interface UmlOptions {
   readonly onReport: (report: unknown) => void;
   readonly image?: string;
   readonly memoryMiB?: number;
+  /** Added to the program's environment. */
+  readonly environment?: Readonly<Record<string, string>>;
 }
 
 export class UmlGuest {
@@ -90,9 +92,10 @@ export class UmlGuest {
   }
 }
 
-function initScript({ program, input, image }: UmlOptions): string {
+function initScript({ program, input, image, environment = {} }: UmlOptions): string {
   const node = `"$(${join(root, 'bin/find-node')})"`;
-  const text = JSON.stringify(input).replaceAll("'", String.raw`'\''`);
+  const text = quoted(JSON.stringify(input));
+  const exports = Object.entries(environment).map(([name, value]) => `${name}=${quoted(value)}`);
   return `#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin TMPDIR=/run HOME=/run NODE_OPTIONS=--no-warnings
 mount -t proc proc /proc
@@ -101,11 +104,15 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t tmpfs -o size=400m run /run
 ${image === undefined ? '' : `mkdir ${guestDiskPath} && mount -t ext4 /dev/ubda ${guestDiskPath}`}
-cd ${root} && ${node} ${program} '${text}' || echo '${mark}{"failed":true}'
+cd ${root} && ${['env', ...exports].join(' ')} ${node} ${program} ${text} || echo '${mark}{"failed":true}'
 sync
 # The kernel would panic if its first process ended.
 while :; do sleep 1000; done
 `;
+}
+
+function quoted(text: string): string {
+  return `'${text.replaceAll("'", String.raw`'\''`)}'`;
 }
 
 /** In the guest: tells the test something. */
