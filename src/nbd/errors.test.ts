@@ -47,6 +47,7 @@ describe('option replies', () => {
     expect(optionErrorOf(new VolumeError('VOLUME_NOT_FOUND', ''))).toBe(optionReplies.ERR_UNKNOWN);
     expect(optionErrorOf(new VolumeError('VOLUME_IN_USE', ''))).toBe(optionReplies.ERR_POLICY);
     expect(optionErrorOf(new Error('bug'))).toBe(optionReplies.ERR_POLICY);
+    expect(optionErrorOf(new VolumeError('LIMIT_REACHED', ''))).toBe(optionReplies.ERR_SHUTDOWN);
   });
 
   test('the client knows every error and takes an unknown one for a broken server', () => {

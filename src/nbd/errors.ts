@@ -51,6 +51,7 @@ export function beyondEndError(command: number): NbdError {
   return command === commands.WRITE || command === commands.WRITE_ZEROES ? ENOSPC : EINVAL;
 }
 
+/** SHUTDOWN is the one reply that says: not now. Clients wait then, where any other refusal is meant for good. */
 const optionErrors = {
   INVALID_ARGUMENT: optionReplies.ERR_UNKNOWN,
   VOLUME_NOT_FOUND: optionReplies.ERR_UNKNOWN,
@@ -60,12 +61,12 @@ const optionErrors = {
   ALREADY_EXISTS: optionReplies.ERR_POLICY,
   VOLUME_IN_USE: optionReplies.ERR_POLICY,
   HAS_CLONES: optionReplies.ERR_POLICY,
-  OPERATION_PENDING: optionReplies.ERR_POLICY,
+  OPERATION_PENDING: optionReplies.ERR_SHUTDOWN,
   BAD_PAGE_TOKEN: optionReplies.ERR_INVALID,
   OUT_OF_RANGE: optionReplies.ERR_INVALID,
   BEYOND_END: optionReplies.ERR_INVALID,
-  OUT_OF_SPACE: optionReplies.ERR_POLICY,
-  LIMIT_REACHED: optionReplies.ERR_POLICY,
+  OUT_OF_SPACE: optionReplies.ERR_SHUTDOWN,
+  LIMIT_REACHED: optionReplies.ERR_SHUTDOWN,
   NOT_CAPABLE: optionReplies.ERR_POLICY,
   NOT_IMPLEMENTED: optionReplies.ERR_UNSUP,
   READ_ONLY: optionReplies.ERR_POLICY,
