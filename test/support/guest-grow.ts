@@ -16,7 +16,10 @@ import { report } from './uml.ts';
 
 export type GrowReport =
   | { failed: true }
+  | { safety: Record<string, MemorySafety[]> }
   | { mounted: number }
+  /** Of the roles, and of the daemons under the devices. */
+  | { safety: Record<string, MemorySafety[]> }
   /** What df shows, and errors that ext4 met. */
   | { grown: number; errors: string }
   | { leftovers: string[]; e2fsck: string };
@@ -60,7 +63,6 @@ await eventually('the roles end with their supervisor', 60_000, async () => {
 tell({ leftovers, e2fsck: stdout });
 await driver.close();
 
-/** Of the roles and of the daemons under the devices. */
 async function memorySafety(): Promise<Record<string, MemorySafety[]>> {
   const daemons = await findProcesses('qemu-storage-daemon', () => true);
   const safety: Record<string, MemorySafety[]> = {
