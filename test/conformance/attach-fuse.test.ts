@@ -24,7 +24,9 @@ describeRequires(
   ],
   'attacher with FUSE devices',
   () => {
-    attacherContract('fuse', openFuseHarness);
+    // Of a mounted ext4, see test/kernel/grow.test.ts.
+    const traits = { growing: ['xfs'], passesZeroing: true, stallMs: 4000 } as const;
+    attacherContract('fuse', openFuseHarness, traits);
     describe('its daemons, records and loop devices', fuseTests);
   },
 );

@@ -16,7 +16,6 @@ import { report } from './uml.ts';
 
 export type GrowReport =
   | { failed: true }
-  | { safety: Record<string, MemorySafety[]> }
   | { mounted: number }
   /** Of the roles, and of the daemons under the devices. */
   | { safety: Record<string, MemorySafety[]> }
