@@ -21,6 +21,7 @@ import {
   type AttachmentRecord,
   type Phase,
 } from './records.ts';
+import { startStrategies } from './choose-strategy.ts';
 import { defaultMonitorLimits, DeviceMonitor, type MonitorLimits } from './device-monitor.ts';
 import { noMetrics, type AttacherMetrics } from './metrics.ts';
 import type { DeviceStrategy, Inspection, SaveDetails, Target, TargetExport } from './strategy.ts';
@@ -29,7 +30,10 @@ import { waitUntil } from './waiting.ts';
 export interface AttacherOptions {
   readonly stateDirectory: string;
   readonly driverName: string;
-  /** The first makes new devices; all of them serve those that they made. */
+  /**
+   * The first makes new devices; all of them serve those that they made. Others than the first may be ones that this
+   * machine cannot run.
+   */
   readonly strategies: readonly [DeviceStrategy, ...DeviceStrategy[]];
   readonly clock: Clock;
   readonly logger: Logger;
@@ -63,6 +67,8 @@ export class AttacherService implements DeviceService {
   readonly #busy = new Set<string>();
   /** Repairs that run, by volume. */
   readonly #repairs = new Map<string, Promise<unknown>>();
+  /** Those that run here. */
+  #strategies: readonly DeviceStrategy[] = [];
   #instanceId = '';
   #bootId = '';
   #state: 'new' | 'started' | 'closed' = 'new';
@@ -88,14 +94,18 @@ export class AttacherService implements DeviceService {
     this.#instanceId = await this.#records.open(this.#options.random ?? systemRandom);
     this.#bootId = this.#options.bootId ?? (await readBootId());
     const { driverName } = this.#options;
-    for (const strategy of this.#options.strategies) {
-      await strategy.start({ driverName, instanceId: this.#instanceId });
+    const stored = await this.#records.list();
+    this.#strategies = await startStrategies(this.#options.strategies, {
+      identity: { driverName, instanceId: this.#instanceId },
+      recorded: new Set(stored.flatMap((each) => ('record' in each ? each.record.strategy : []))),
+      logger: this.#logger,
+    });
+    for (const strategy of this.#strategies) {
       strategy.onTrouble((key) => {
         this.#monitor.nudge(key);
       });
     }
     const limit = pLimit(concurrency);
-    const stored = await this.#records.list();
     await Promise.all(
       stored.map((entry) =>
         limit(async () => {
@@ -106,7 +116,7 @@ export class AttacherService implements DeviceService {
       ),
     );
     const known = new Set(stored.map((entry) => entry.key));
-    for (const strategy of this.#options.strategies) {
+    for (const strategy of this.#strategies) {
       for (const key of await strategy.list()) {
         if (!known.has(key))
           this.#logger.error('device without a record', { key, strategy: strategy.name });
@@ -126,7 +136,7 @@ export class AttacherService implements DeviceService {
     if (!(await waitUntil(this.#clock, { timeoutMs: closeTimeoutMs, everyMs: 20 }, idle))) {
       this.#logger.warn('closed with operations running', { operations: this.#busy.size });
     }
-    for (const strategy of this.#options.strategies) await strategy.close();
+    for (const strategy of this.#strategies) await strategy.close();
   }
 
   async attach(request: TargetExport): Promise<Device> {
@@ -238,8 +248,7 @@ export class AttacherService implements DeviceService {
     }
     if (stored === null && !(await this.#runs(key))) return;
     this.#logger.warn('detaching a device without a record', { volumeId });
-    for (const strategy of this.#options.strategies)
-      await strategy.detach({ key, export: null }, null);
+    for (const strategy of this.#strategies) await strategy.detach({ key, export: null }, null);
     await this.#records.remove(key);
   }
 
@@ -251,7 +260,7 @@ export class AttacherService implements DeviceService {
 
   /** Whether anything of the volume runs that has no record. */
   async #runs(key: string): Promise<boolean> {
-    for (const strategy of this.#options.strategies) {
+    for (const strategy of this.#strategies) {
       if ((await strategy.list()).includes(key)) return true;
     }
     return false;
@@ -269,14 +278,15 @@ export class AttacherService implements DeviceService {
 
   async #recoverLocked(record: AttachmentRecord): Promise<void> {
     const { volumeId, phase } = record;
-    const strategy = this.#strategyOf(record);
     const target = targetOf(record);
     if (record.bootId !== this.#bootId) {
-      await strategy.forget(target);
+      // One that does not run here any more has nothing to forget but files of its own.
+      await this.#strategies.find(({ name }) => name === record.strategy)?.forget(target);
       await this.#records.remove(target.key);
       this.#logger.warn('device did not outlive the reboot, its record is cleared', { volumeId });
       return;
     }
+    const strategy = this.#strategyOf(record);
     if (phase !== 'attached') {
       this.#logger.warn('half-made device is removed', { volumeId, phase });
       await this.#removeDevice(record, strategy);
@@ -289,7 +299,7 @@ export class AttacherService implements DeviceService {
   }
 
   #watch({ volumeId, strategy: name }: AttachmentRecord): void {
-    const strategy = this.#options.strategies.find((each) => each.name === name);
+    const strategy = this.#strategies.find((each) => each.name === name);
     if (strategy === undefined) return;
     this.#monitor.watch(volumeKey(volumeId), {
       volumeId,
@@ -384,7 +394,7 @@ export class AttacherService implements DeviceService {
   }
 
   #strategyOf(record: AttachmentRecord): DeviceStrategy {
-    const strategy = this.#options.strategies.find(({ name }) => name === record.strategy);
+    const strategy = this.#strategies.find(({ name }) => name === record.strategy);
     if (strategy !== undefined) return strategy;
     const why = `it was made by the strategy ${record.strategy}, which does not run here`;
     throw new VolumeError('NOT_CAPABLE', `device of ${record.volumeId}: ${why}`);
