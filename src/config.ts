@@ -3,6 +3,7 @@
  * nothing executable hides in it.
  */
 import { parseEndpoint, type Endpoint } from './api/endpoint.ts';
+import { strategyWishes, type StrategyWish } from './attacher/choose-strategy.ts';
 import { parseSize } from './cli/sizes.ts';
 import { describeError, logLevels, type LogLevel } from './base/logger.ts';
 import { parseNbdAddress, type NbdAddress } from './nbd/uri.ts';
@@ -31,6 +32,17 @@ export interface AttacherConfig {
   driverName: string;
   logLevel: LogLevel;
   reconnectDelaySeconds: number;
+  strategy: StrategyWish;
+  /** NBD connections of each device, with the strategy `kernel`. */
+  connections: number;
+  /** Where Prometheus finds the metrics; null for nowhere. */
+  metrics: MetricsAddress | null;
+}
+
+/** On loopback. */
+export interface MetricsAddress {
+  host: string;
+  port: number;
 }
 
 export interface PluginConfig {
@@ -113,6 +125,8 @@ function flagOf(option: string): string {
 const absolutePath = /^\//;
 /** Seconds. */
 const graceDefault = '30';
+/** More than a device has ever had use for. */
+const connectionsMax = 16;
 const nodeIdPattern = /^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$/;
 const nodeIdRule = 'it must be 1 to 253 letters, digits, dots, dashes or underscores';
 
@@ -142,6 +156,9 @@ export function parseAttacher(raw: RawOptions): AttacherConfig {
     driverName: reader.text('driverName', defaultDriverName),
     logLevel: readLogLevel(reader),
     reconnectDelaySeconds: delay === undefined ? undefined : Math.ceil(delay / 1000),
+    strategy: reader.parsed('strategy', parseStrategy, 'auto'),
+    connections: reader.parsed('connections', parseConnections, '1'),
+    metrics: raw['metrics'] === undefined ? null : reader.parsed('metrics', parseMetrics),
   };
   return reader.finish(complete(config));
 }
@@ -199,6 +216,8 @@ export function parseAll(raw: RawOptions): AllConfig {
     if (raw[option] !== undefined) reader.parsed(option, parseSize);
   }
   if (raw['reconnectDelay'] !== undefined) reader.parsed('reconnectDelay', parseSeconds);
+  if (raw['strategy'] !== undefined) reader.parsed('strategy', parseStrategy);
+  if (raw['connections'] !== undefined) reader.parsed('connections', parseConnections);
   return reader.finish(complete(config));
 }
 
@@ -210,6 +229,8 @@ const passedOnOptions = [
   'reserve',
   'grace',
   'reconnectDelay',
+  'strategy',
+  'connections',
 ];
 
 function readPlugin(reader: Reader): Pick<PluginConfig, 'driverName' | 'logLevel'> & {
@@ -258,6 +279,24 @@ function parseBackend(text: string): string {
     'INVALID_ARGUMENT',
     'it must be file: and an absolute path, such as file:/srv/volumes',
   );
+}
+
+function parseStrategy(text: string): StrategyWish {
+  const wish = strategyWishes.find((known) => known === text);
+  if (wish !== undefined) return wish;
+  throw new VolumeError('INVALID_ARGUMENT', `it must be one of ${strategyWishes.join(', ')}`);
+}
+
+function parseConnections(text: string): number {
+  const count = Number(text);
+  if (/^\d{1,2}$/.test(text) && count >= 1 && count <= connectionsMax) return count;
+  throw new VolumeError('INVALID_ARGUMENT', `it must be a number from 1 to ${connectionsMax}`);
+}
+
+function parseMetrics(text: string): MetricsAddress {
+  const endpoint = parseEndpoint(text);
+  if (endpoint.kind === 'tcp') return { host: endpoint.host, port: endpoint.port };
+  throw new VolumeError('INVALID_ARGUMENT', 'it must be tcp:HOST:PORT');
 }
 
 /** Milliseconds of a number of seconds. */

@@ -109,6 +109,17 @@ role('attacher', "own this node's block devices")
     '--reconnect-delay <SECONDS>',
     'how long I/O waits for a lost volumedriver (default: 3600)',
   )
+  .option(
+    '--strategy <NAME>',
+    "how devices are made: kernel (the kernel's NBD client), fuse (through FUSE and loop), or auto: " +
+      'kernel where the node has it (default: auto)',
+  )
+  .option(
+    '--connections <N>',
+    'NBD connections of a device, 1 to 16, with the strategy kernel; with more than one, the kernel takes a ' +
+      'volumedriver that stalls for 30 s for lost and sends its requests again (default: 1)',
+  )
+  .option('--metrics <ENDPOINT>', 'where Prometheus finds /metrics: tcp:HOST:PORT on loopback')
   .option(...driverName)
   .action(
     action({
@@ -156,6 +167,8 @@ role('all', 'supervise every role on one machine, each as a process of its own')
   .option('--reserve <SIZE>', 'see volumedriver')
   .option('--grace <SECONDS>', 'see volumedriver')
   .option('--reconnect-delay <SECONDS>', 'see attacher')
+  .option('--strategy <NAME>', 'see attacher')
+  .option('--connections <N>', 'see attacher')
   .option(...driverName)
   .action(action({ parse: parseAll, load: async () => (await import('./roles/all.ts')).runAll }));
 

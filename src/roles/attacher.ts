@@ -2,6 +2,7 @@
 import { startAttacherServer } from '../api/attacher-server.ts';
 import { AttacherService } from '../attacher/attacher-service.ts';
 import { FuseStrategy } from '../attacher/fuse/fuse-strategy.ts';
+import { PrometheusMetrics, serveMetrics } from '../attacher/metrics.ts';
 import { systemClock } from '../base/clock.ts';
 import { createLogger } from '../base/logger.ts';
 import type { AttacherConfig } from '../config.ts';
@@ -15,24 +16,28 @@ export async function runAttacher(
 ): Promise<void> {
   const logger = createLogger(config.logLevel, { role: 'attacher', version });
   const { stateDirectory, driverName, reconnectDelaySeconds } = config;
-  const fuse = new FuseStrategy({
-    stateDirectory,
-    runCommand,
-    clock: systemClock,
-    logger,
-    reconnectDelaySeconds,
-  });
+  const common = { runCommand, clock: systemClock, logger, reconnectDelaySeconds };
+  const fuse = new FuseStrategy({ ...common, stateDirectory });
+  const strategy = fuse.name;
+  const metrics = new PrometheusMetrics({ strategy, driver: driverName });
+  const page =
+    config.metrics === null
+      ? null
+      : await serveMetrics(metrics.registry, { ...config.metrics, logger });
   const service = new AttacherService({
     stateDirectory,
     driverName,
     strategies: [fuse],
     clock: systemClock,
     logger,
+    metrics,
+    reconnectDelaySeconds,
   });
   await service.start();
   const server = await startAttacherServer({ endpoint: config.listen, service, logger });
-  logger.info('attacher ready', { stateDirectory, strategy: fuse.name });
+  logger.info('attacher ready', { stateDirectory, strategy });
   await aborted(stop);
   await server.close();
   await service.close();
+  await page?.close();
 }
