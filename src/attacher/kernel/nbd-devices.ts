@@ -46,15 +46,14 @@ export async function listNbdDevices(root = sysBlock): Promise<NbdDevice[]> {
 /** Null when there is no such device. */
 export async function readNbdDevice(index: number, root = sysBlock): Promise<NbdDevice | null> {
   const folder = join(root, `nbd${index}`);
-  const size = await readAttribute(join(folder, 'size'));
-  const sectors = Number(size ?? Number.NaN);
-  if (size === null || !Number.isSafeInteger(sectors * sectorBytes)) return null;
+  const sectors = parseCount(await readAttribute(join(folder, 'size')));
+  if (sectors === null || !Number.isSafeInteger(sectors * sectorBytes)) return null;
   const identifier = await readAttribute(join(folder, 'backend'));
-  const pid = Number((await readAttribute(join(folder, 'pid'))) ?? 0);
+  const pid = parseCount(await readAttribute(join(folder, 'pid')));
   return {
     index,
     identifier: identifier === '' ? null : identifier,
-    pid: Number.isSafeInteger(pid) && pid > 0 ? pid : null,
+    pid: pid === 0 ? null : pid,
     sizeBytes: sectors * sectorBytes,
   };
 }
@@ -63,8 +62,7 @@ export async function readNbdDevice(index: number, root = sysBlock): Promise<Nbd
 export async function maxPart(
   path = '/sys/module/nbd/parameters/max_part',
 ): Promise<number | null> {
-  const text = await readAttribute(path);
-  return text === null || text === '' || !Number.isSafeInteger(Number(text)) ? null : Number(text);
+  return parseCount(await readAttribute(path));
 }
 
 /**
@@ -81,6 +79,12 @@ export async function setIoTimeout(
   } catch (error) {
     throw toVolumeError(error, `set the timeout of nbd${index}`);
   }
+}
+
+function parseCount(text: string | null): number | null {
+  if (text === null || !/^\d+$/.test(text)) return null;
+  const count = Number(text);
+  return Number.isSafeInteger(count) ? count : null;
 }
 
 /** Without the line break that sysfs adds; null when there is no such file, or no longer. */

@@ -57,33 +57,57 @@ export interface NbdControl {
   close(): void;
 }
 
-export interface NbdNetlinkOptions {
-  readonly clock: Clock;
-  readonly logger: Logger;
-  /** Of each request: 30 s unless told otherwise. */
-  readonly timeoutMs?: number;
+/** How the kernel is reached; tests bring a kernel of their own. */
+export interface NetlinkTransport {
+  /** As NetlinkSocket.request(). */
+  request(type: number, payload: Buffer, what: string): Promise<Buffer[]>;
+  /** As the constructor of NetlinkEvents. */
+  listen(group: number, onEvent: (message: NetlinkMessage | null) => void): { close(): void };
+  close(): void;
 }
 
 const defaultTimeoutMs = 30_000;
 
-/** NOT_CAPABLE when there is no family "nbd" (the module is not loaded). */
-export async function openNbdNetlink(options: NbdNetlinkOptions): Promise<NbdControl> {
-  const { clock, timeoutMs = defaultTimeoutMs } = options;
+/**
+ * NOT_CAPABLE when there is no family "nbd" (the module is not loaded). `timeoutMs` is for each request: 30 s unless
+ * told otherwise.
+ */
+export async function openNbdNetlink(options: {
+  clock: Clock;
+  logger: Logger;
+  timeoutMs?: number;
+}): Promise<NbdControl> {
+  const { clock, logger, timeoutMs = defaultTimeoutMs } = options;
   const socket = new NetlinkSocket({ clock, timeoutMs });
+  const transport: NetlinkTransport = {
+    request: (type, payload, what) => socket.request(type, payload, what),
+    listen: (group, onEvent) => new NetlinkEvents({ clock, group, onEvent }),
+    close: () => {
+      socket.close();
+    },
+  };
+  return await openNbdControl(transport, logger);
+}
+
+/** Takes the transport over; it is closed when this rejects. */
+export async function openNbdControl(
+  transport: NetlinkTransport,
+  logger: Logger,
+): Promise<NbdControl> {
   try {
-    const family = await resolveFamily(socket);
-    return new NbdNetlink(options, socket, family);
+    return new NbdNetlink(transport, logger, await resolveFamily(transport));
   } catch (error) {
-    socket.close();
+    transport.close();
     throw error;
   }
 }
 
-async function resolveFamily(socket: NetlinkSocket): Promise<NetlinkFamily> {
+async function resolveFamily(transport: NetlinkTransport): Promise<NetlinkFamily> {
   const what = 'find the netlink family of NBD';
   let answers: Buffer[];
   try {
-    answers = await socket.request(messageTypes.CONTROLLER, encodeGetFamily(nbdFamilyName), what);
+    const payload = encodeGetFamily(nbdFamilyName);
+    answers = await transport.request(messageTypes.CONTROLLER, payload, what);
   } catch (error) {
     if (!isRefusal(error, 'ENOENT')) throw toVolumeError(error, what);
     throw new VolumeError('NOT_CAPABLE', `${what}: the kernel module nbd is not loaded`, {
@@ -97,17 +121,15 @@ async function resolveFamily(socket: NetlinkSocket): Promise<NetlinkFamily> {
 
 class NbdNetlink implements NbdControl {
   readonly hasIdentifiers: boolean;
-  readonly #clock: Clock;
+  readonly #transport: NetlinkTransport;
   readonly #logger: Logger;
-  readonly #socket: NetlinkSocket;
   #family: NetlinkFamily;
-  #events: NetlinkEvents;
+  #events: { close(): void };
   #onLinkDead: (index: number | null) => void = () => undefined;
 
-  constructor(options: NbdNetlinkOptions, socket: NetlinkSocket, family: NetlinkFamily) {
-    this.#clock = options.clock;
-    this.#logger = options.logger;
-    this.#socket = socket;
+  constructor(transport: NetlinkTransport, logger: Logger, family: NetlinkFamily) {
+    this.#transport = transport;
+    this.#logger = logger;
     this.#family = family;
     this.hasIdentifiers = family.maxAttribute >= identifierAttribute;
     this.#events = this.#listen();
@@ -184,34 +206,30 @@ class NbdNetlink implements NbdControl {
 
   close(): void {
     this.#events.close();
-    this.#socket.close();
+    this.#transport.close();
   }
 
   async #request(payload: Buffer, what: string): Promise<Buffer[]> {
     try {
-      return await this.#socket.request(this.#family.id, payload, what);
+      return await this.#transport.request(this.#family.id, payload, what);
     } catch (error) {
       if (!isRefusal(error, 'ENOENT')) throw error;
     }
     // Nobody has this number: the module was loaded anew, and its family has another one.
-    this.#family = await resolveFamily(this.#socket);
+    this.#family = await resolveFamily(this.#transport);
     this.#events.close();
     this.#events = this.#listen();
     this.#logger.warn('the nbd module was loaded anew');
-    return await this.#socket.request(this.#family.id, payload, what);
+    return await this.#transport.request(this.#family.id, payload, what);
   }
 
-  #listen(): NetlinkEvents {
+  #listen(): { close(): void } {
     const group = this.#family.groups.get(nbdGroupName);
     if (group === undefined) {
       throw new VolumeError('NOT_CAPABLE', `listen to NBD: there is no group ${nbdGroupName}`);
     }
-    return new NetlinkEvents({
-      clock: this.#clock,
-      group,
-      onEvent: (message) => {
-        this.#take(message);
-      },
+    return this.#transport.listen(group, (message) => {
+      this.#take(message);
     });
   }
 
