@@ -32,6 +32,7 @@ const socketPath = '/run/facts.sock';
 const uri = `nbd+unix:///vol?socket=${socketPath}`;
 const identifier = 'facts/1/vol#7';
 const clock = systemClock;
+const wait = { clock, timeoutMs: 5000 };
 const started = clock.monotonicMs();
 
 function tell(fact: string, value: unknown): void {
@@ -120,7 +121,7 @@ async function connect(
   nbd: NbdControl,
   options: { dead?: number; index?: number; send?: number } = {},
 ): Promise<Connected> {
-  const { link, agreement } = await openLink(uri, { clock, timeoutMs: 5000 });
+  const { link, agreement } = await openLink(uri, wait);
   if (options.send !== undefined) setSendTimeout(link.fd, options.send);
   const index = await nbd.connect({
     index: options.index ?? null,
@@ -135,7 +136,7 @@ async function connect(
 }
 
 async function reconnect(nbd: NbdControl, index: number): Promise<{ fd: number; inode: string }> {
-  const { link } = await openLink(uri, { clock, timeoutMs: 5000 });
+  const { link } = await openLink(uri, wait);
   await nbd.reconfigure({ index, identifier, sockets: [link.fd] });
   return { fd: link.fd, inode: link.inode };
 }
@@ -157,7 +158,7 @@ const facts: Record<string, (nbd: NbdControl) => Promise<void>> = {
       'reconfigure, wrong identifier',
       await timed(nbd.reconfigure({ index: made.index, identifier: 'x' })),
     );
-    const { link } = await openLink(uri, { clock, timeoutMs: 5000 });
+    const { link } = await openLink(uri, wait);
     tell(
       'reconfigure with a live socket',
       await timed(nbd.reconfigure({ index: made.index, identifier, sockets: [link.fd] })),
@@ -306,6 +307,34 @@ const facts: Record<string, (nbd: NbdControl) => Promise<void>> = {
     );
     closeSync(fd);
     await startServer();
+  },
+  async several(nbd) {
+    const open = async (): Promise<{ fd: number; inode: string }[]> => {
+      const opened = [await openLink(uri, wait), await openLink(uri, wait)];
+      return opened.map(({ link }) => ({ fd: link.fd, inode: link.inode }));
+    };
+    const links = await open();
+    const request = {
+      ...{ index: null, sizeBytes: 64 * MiB, blockSizeBytes: 512, deadTimeoutSeconds: 60 },
+      ...{ sockets: links.map(({ fd }) => fd), identifier },
+    };
+    const hasFlags = 1;
+    const multiConnection = 1 << 8;
+    const single = nbd.connect({ ...request, serverFlags: hasFlags });
+    tell('two sockets without CAN_MULTI_CONN', await timed(single));
+    const index = await nbd.connect({ ...request, serverFlags: hasFlags | multiConnection });
+    await killServer();
+    await startServer();
+    const read = timed(readOne(index, 1));
+    const fresh = await open();
+    await nbd.reconfigure({ index, identifier, sockets: fresh.map(({ fd }) => fd) });
+    tell('read after two new sockets', await read);
+    for (const { fd } of [...links, ...fresh]) closeDescriptor(fd);
+    const held = [...links, ...fresh].map(({ inode }) => listed(inode));
+    tell('old ones held, new ones held', held);
+    tell('LINK_DEAD', [...dead]);
+    tell('disconnect', await timed(nbd.disconnect(index)));
+    tell('dmesg', await dmesg());
   },
   async sendTimeout(nbd) {
     const made = await connect(nbd, { send: 5 });

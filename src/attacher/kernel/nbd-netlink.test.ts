@@ -98,7 +98,8 @@ describe('opening', () => {
     kernel.familyId = 0;
     await expect(openNbdControl(kernel, silentLogger)).rejects.toMatchObject({
       code: 'NOT_CAPABLE',
-      message: 'find the netlink family of NBD: the kernel module nbd is not loaded',
+      message:
+        'find the netlink family of NBD: the kernel module nbd is not loaded, or this is a network namespace of its own',
     });
     expect(kernel.isClosed).toBe(true);
   });

@@ -110,9 +110,8 @@ async function resolveFamily(transport: NetlinkTransport): Promise<NetlinkFamily
     answers = await transport.request(messageTypes.CONTROLLER, payload, what);
   } catch (error) {
     if (!isRefusal(error, 'ENOENT')) throw toVolumeError(error, what);
-    throw new VolumeError('NOT_CAPABLE', `${what}: the kernel module nbd is not loaded`, {
-      cause: error,
-    });
+    const why = 'the kernel module nbd is not loaded, or this is a network namespace of its own';
+    throw new VolumeError('NOT_CAPABLE', `${what}: ${why}`, { cause: error });
   }
   const family = decodeAnswer(answers, decodeFamily);
   if (family === null) throw new VolumeError('PROTOCOL_ERROR', `${what}: the answer is malformed`);
