@@ -68,15 +68,15 @@ export interface NetlinkTransport {
 
 const defaultTimeoutMs = 30_000;
 
-/**
- * NOT_CAPABLE when there is no family "nbd" (the module is not loaded). `timeoutMs` is for each request: 30 s unless
- * told otherwise.
- */
-export async function openNbdNetlink(options: {
-  clock: Clock;
-  logger: Logger;
-  timeoutMs?: number;
-}): Promise<NbdControl> {
+export interface NbdNetlinkOptions {
+  readonly clock: Clock;
+  readonly logger: Logger;
+  /** Of each request: 30 s unless told otherwise. */
+  readonly timeoutMs?: number;
+}
+
+/** NOT_CAPABLE when there is no family "nbd" (the module is not loaded). */
+export async function openNbdNetlink(options: NbdNetlinkOptions): Promise<NbdControl> {
   const { clock, logger, timeoutMs = defaultTimeoutMs } = options;
   const socket = new NetlinkSocket({ clock, timeoutMs });
   const transport: NetlinkTransport = {
