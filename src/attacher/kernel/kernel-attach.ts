@@ -1,0 +1,166 @@
+/**
+ * Makes a device: links first, then the record of what the kernel is about to get, then the device. The kernel
+ * chooses the index, which is never one that somebody holds open. Only where it cannot keep an identifier with the
+ * device, the index is chosen here, so that it is on record before the device exists.
+ */
+import { transmissionFlags } from '../../nbd/protocol.ts';
+import { hasCode, VolumeError } from '../../volumes/errors.ts';
+import { requireOffered } from '../export-probe.ts';
+import { probeExport } from '../nbd-probe.ts';
+import type { Inspection, SaveDetails, TargetExport } from '../strategy.ts';
+import { waitUntil } from '../waiting.ts';
+import type { DeviceMemory } from './device-memory.ts';
+import { noDetails, type KernelDetails } from './kernel-details.ts';
+import type { KernelTools } from './kernel-tools.ts';
+import { openLink, openLinks, type OpenedLink } from './links.ts';
+import { devicePath } from './nbd-machine.ts';
+
+export const sectorBytes = 512;
+
+/**
+ * The kernel asks about a request after so long. For a link that was replaced, that is when the request is sent
+ * again; for one that only stalls, it does nothing but write to the log.
+ */
+const ioTimeoutMs = 2000;
+
+/** How many indexes are tried that others take at the same time. */
+const indexAttempts = 64;
+
+export interface AttachRequest {
+  readonly export: TargetExport;
+  /** Null on a kernel that keeps none. */
+  readonly identifier: string | null;
+  readonly connections: number;
+  readonly deadTimeoutSeconds: number;
+  readonly memory: DeviceMemory;
+  readonly save: SaveDetails;
+}
+
+export async function attachDevice(
+  request: AttachRequest,
+  tools: KernelTools,
+): Promise<Inspection> {
+  const { uri, readOnly } = request.export;
+  const wait = { clock: tools.clock, timeoutMs: tools.timeouts.probeMs };
+  requireOffered(await probeExport(uri, wait), readOnly);
+  const opened = await openAll(request, tools);
+  const { sizeBytes } = requireUsable(opened, readOnly);
+  const details = await connect(request, { opened, sizeBytes }, tools);
+  const index = details.index ?? 0;
+  const path = devicePath(index);
+  // With several links, the kernel would take one for dead that is only slow.
+  if (opened.length === 1) await shortenIoTimeout(index, tools);
+  await awaitDevice(index, sizeBytes, tools);
+  return { path, sizeBytes, state: 'attached', reason: '' };
+}
+
+async function shortenIoTimeout(index: number, { machine, logger }: KernelTools): Promise<void> {
+  try {
+    await machine.setIoTimeout(index, ioTimeoutMs);
+  } catch (error) {
+    // It works, but I/O goes on later after a volumedriver's restart.
+    logger.warn('requests of a lost link are sent again after 30 s only', { error });
+  }
+}
+
+async function awaitDevice(index: number, sizeBytes: number, tools: KernelTools): Promise<void> {
+  const { machine } = tools;
+  let shown = 0;
+  const options = { timeoutMs: tools.timeouts.deviceMs, everyMs: 20 };
+  const isThere = await waitUntil(tools.clock, options, async () => {
+    shown = (await machine.readDevice(index))?.sizeBytes ?? 0;
+    return shown === sizeBytes && (await machine.hasNode(index));
+  });
+  if (isThere) return;
+  const why =
+    shown === sizeBytes
+      ? 'its node is missing: /dev must be that of the machine'
+      : `it shows ${shown} bytes, the export has ${sizeBytes}`;
+  throw new VolumeError('UNAVAILABLE', `attach ${devicePath(index)}: ${why}`);
+}
+
+/** Several links only to a server that sees each one's writes on all of them. */
+async function openAll(request: AttachRequest, tools: KernelTools): Promise<OpenedLink[]> {
+  const { uri } = request.export;
+  const wait = { clock: tools.clock, timeoutMs: tools.timeouts.connectMs };
+  const first = await openLink(uri, wait);
+  const isShared = (first.agreement.transmissionFlags & transmissionFlags.CAN_MULTI_CONN) !== 0;
+  if (!isShared || request.connections === 1) return [first];
+  try {
+    return [first, ...(await openLinks(uri, request.connections - 1, wait))];
+  } catch (error) {
+    first.link.close();
+    throw error;
+  }
+}
+
+/** The size in whole sectors; closes the links when they are of no use. */
+function requireUsable(opened: readonly OpenedLink[], readOnly: boolean): { sizeBytes: number } {
+  const what = 'attach the export';
+  const sizes = opened.map(({ agreement }) => agreement.sizeBytes);
+  const sizeBytes = Math.floor(Math.min(...sizes) / sectorBytes) * sectorBytes;
+  let problem: VolumeError | null = null;
+  for (const { agreement } of opened) {
+    const isReadOnly = (agreement.transmissionFlags & transmissionFlags.READ_ONLY) !== 0;
+    if (isReadOnly && !readOnly) problem = new VolumeError('READ_ONLY', `${what}: it is read-only`);
+    if (agreement.minimumBlockBytes > sectorBytes) {
+      const why = `the server takes no requests of less than ${agreement.minimumBlockBytes} bytes`;
+      problem = new VolumeError('NOT_CAPABLE', `${what}: ${why}`);
+    }
+  }
+  if (sizeBytes === 0)
+    problem = new VolumeError('OUT_OF_RANGE', `${what}: it is smaller than a sector`);
+  if (problem === null) return { sizeBytes };
+  for (const { link } of opened) link.close();
+  throw problem;
+}
+
+/** Saves what is known before and after the device is made. From here on the links are the memory's. */
+async function connect(
+  request: AttachRequest,
+  { opened, sizeBytes }: { opened: readonly OpenedLink[]; sizeBytes: number },
+  tools: KernelTools,
+): Promise<KernelDetails> {
+  const { memory, identifier, save } = request;
+  const links = opened.map(({ link }) => link);
+  const readOnlyFlag = request.export.readOnly ? transmissionFlags.READ_ONLY : 0;
+  const { machine, control, lent } = tools;
+  let details: KernelDetails = { ...noDetails, identifier, sockets: links.map((l) => l.inode) };
+  memory.links = links;
+  let index = 0;
+  for (let attempt = 0; ; attempt++) {
+    const wanted = identifier === null ? await unusedIndex(tools, attempt) : null;
+    details = { ...details, index: wanted };
+    await save(details);
+    try {
+      index = await control.connect({
+        index: wanted,
+        sizeBytes,
+        blockSizeBytes: sectorBytes,
+        serverFlags: (opened[0]?.agreement.transmissionFlags ?? 0) | readOnlyFlag,
+        sockets: links.map(({ fd }) => fd),
+        deadTimeoutSeconds: request.deadTimeoutSeconds,
+        identifier,
+      });
+      break;
+    } catch (error) {
+      if (attempt < indexAttempts && hasCode(error, 'VOLUME_IN_USE')) continue;
+      memory.links = [];
+      lent.takeBack(links, error);
+      throw error;
+    }
+  }
+  const connectorPid = (await machine.readDevice(index))?.pid ?? null;
+  details = { ...details, index, connectorPid };
+  memory.index = index;
+  await save(details);
+  return details;
+}
+
+/** The `nth` that nobody uses: of those that exist, then of those that can be made. */
+async function unusedIndex({ machine }: KernelTools, nth: number): Promise<number> {
+  const devices = await machine.listDevices();
+  const unused = devices.filter(({ pid }) => pid === null).map(({ index }) => index);
+  const next = Math.max(-1, ...devices.map(({ index }) => index)) + 1;
+  return unused[nth] ?? next + (nth - unused.length);
+}

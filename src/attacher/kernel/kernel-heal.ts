@@ -1,0 +1,88 @@
+/**
+ * Makes a device work again that lost its volumedriver, and ends one for good. What waits in the kernel is sent again
+ * on the new link; nothing here makes it fail but giveUp().
+ */
+import { describeError } from '../../base/logger.ts';
+import { hasCode } from '../../volumes/errors.ts';
+import { confirmedProbe } from '../export-probe.ts';
+import type { Inspection } from '../strategy.ts';
+import type { DeviceMemory } from './device-memory.ts';
+import type { KernelTools } from './kernel-tools.ts';
+import type { NbdDevice } from './nbd-devices.ts';
+import { devicePath } from './nbd-machine.ts';
+import { relink, requireSameExport, type RelinkRequest } from './relink.ts';
+
+/** A link that was found dead may not be dead for the kernel yet: it is asked so often. */
+const attempts = 5;
+const betweenAttemptsMs = 100;
+
+/**
+ * Whether a link needs a look: one of ours is dead, the kernel told of one, or there are links of another process
+ * that were not looked at for a while.
+ */
+export function needsLook(
+  memory: DeviceMemory,
+  sockets: readonly string[],
+  nowMs: number,
+): boolean {
+  if (memory.isReported || memory.missing > 0 || memory.links.some((link) => link.isDead))
+    return true;
+  return hasUnknownLinks(memory, sockets) && nowMs >= memory.recheckAtMs;
+}
+
+/** Whether the kernel may have links of which we have no descriptors. */
+export function hasUnknownLinks(memory: DeviceMemory, sockets: readonly string[]): boolean {
+  const known = new Set(memory.links.map(({ inode }) => inode));
+  return known.size === 0 || sockets.some((inode) => !known.has(inode));
+}
+
+/** One attempt. Rejects only when the kernel does not do its part. */
+export async function healDevice(request: RelinkRequest, tools: KernelTools): Promise<Inspection> {
+  const { device, memory } = request;
+  const { clock, timeouts } = tools;
+  const wait = { clock, timeoutMs: timeouts.probeMs };
+  const probe = await confirmedProbe(request.export.uri, wait);
+  if (probe.kind === 'refused')
+    return stateOf(device, 'broken', `the export is refused: ${probe.reason}`);
+  if (probe.kind === 'unreachable')
+    return stateOf(device, 'waiting', `the volumedriver does not answer: ${probe.reason}`);
+  try {
+    requireSameExport(request, { sizeBytes: probe.sizeBytes, isReadOnly: probe.readOnly });
+    for (let attempt = 0; attempt < attempts; attempt++) {
+      if (attempt > 0) await clock.sleep(betweenAttemptsMs);
+      memory.isReported = false;
+      if ((await relink(request, tools)) !== 'linked') continue;
+      memory.recheckAtMs = clock.monotonicMs() + timeouts.recheckMs;
+      return stateOf(device, 'attached', '');
+    }
+  } catch (error) {
+    memory.isReported = true;
+    const isOther = hasCode(error, 'OUT_OF_RANGE') || hasCode(error, 'READ_ONLY');
+    return stateOf(device, isOther ? 'broken' : 'waiting', describeError(error));
+  }
+  memory.isReported = true;
+  return stateOf(device, 'waiting', 'the kernel does not take the new link yet');
+}
+
+/**
+ * Lets all I/O of the device fail. It is held open, so that a path to it leads to no other volume; links are cut
+ * first, since the kernel would wait for a send that waits for the server.
+ */
+export async function giveUp(
+  device: NbdDevice,
+  memory: DeviceMemory,
+  tools: KernelTools,
+): Promise<void> {
+  await memory.hold(device.index, tools);
+  memory.cutLinks();
+  await tools.own.disconnect(device);
+  memory.closeLinks();
+}
+
+export function stateOf(
+  { index, sizeBytes }: NbdDevice,
+  state: Inspection['state'],
+  reason: string,
+): Inspection {
+  return { path: devicePath(index), sizeBytes, state, reason };
+}
