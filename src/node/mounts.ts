@@ -5,8 +5,10 @@
  */
 import { readFile, realpath } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { systemClock } from '../base/clock.ts';
 import { hasErrno } from '../base/errno.ts';
 import { commandErrorOf, type RunCommand } from '../volumes/command.ts';
+import type { DeviceState } from '../volumes/device-service.ts';
 import { hasCode, toVolumeError, VolumeError } from '../volumes/errors.ts';
 import { isShutDown, parseMountinfo, type MountEntry } from './mountinfo.ts';
 
@@ -43,8 +45,12 @@ export interface Mounts {
   /**
    * Unmounts everything at the path; nothing to do when there is nothing. A filesystem that hangs, or that cannot
    * be unmounted because it is broken, is detached from the path lazily. VOLUME_IN_USE when a process uses it.
+   *
+   * `deviceState` is asked when a process does: that process waits in vain when the device under the mount is broken,
+   * or waits for longer than an unmount may take, and the mount is then detached lazily, too. The filesystem alone
+   * cannot tell: it reads what is cached.
    */
-  unmountAll(path: string): Promise<void>;
+  unmountAll(path: string, deviceState?: () => Promise<DeviceState>): Promise<void>;
   health(path: string): Promise<MountHealth>;
   /** UNAVAILABLE when the filesystem does not answer in time. */
   usage(path: string): Promise<FilesystemUsage>;
@@ -67,6 +73,8 @@ export const defaultMountLimits: MountLimits = {
 const stackedMountsMax = 32;
 /** Detaching takes no I/O. */
 const lazyUnmountMs = 10_000;
+/** Between two looks at a device that may come back. */
+const waitingPollMs = 500;
 
 export class LinuxMounts implements Mounts {
   readonly #run: RunCommand;
@@ -112,12 +120,12 @@ export class LinuxMounts implements Mounts {
     }
   }
 
-  async unmountAll(path: string): Promise<void> {
+  async unmountAll(path: string, deviceState?: () => Promise<DeviceState>): Promise<void> {
     const canonical = await canonicalPath(path);
     for (let round = 0; round < stackedMountsMax; round += 1) {
       const entries = await this.at(canonical);
       if (entries.length === 0) return;
-      await this.#unmountTop(canonical);
+      await this.#unmountTop(canonical, deviceState ?? (() => Promise.resolve('attached')));
     }
     throw new VolumeError(
       'INTERNAL',
@@ -125,24 +133,38 @@ export class LinuxMounts implements Mounts {
     );
   }
 
-  async #unmountTop(path: string): Promise<void> {
-    try {
-      await this.#run('umount', [path], { timeoutMs: this.#limits.unmountMs });
-      return;
-    } catch (error) {
-      if (isNotMounted(error)) return;
-      const said = commandErrorOf(error)?.stderr ?? '';
-      if (said.includes('busy') && !(await this.#isGone(path))) {
+  async #unmountTop(path: string, deviceState: () => Promise<DeviceState>): Promise<void> {
+    const giveUpMs = systemClock.monotonicMs() + this.#limits.unmountMs;
+    for (;;) {
+      const failure = await this.#tryUnmount(path);
+      if (failure === null) return;
+      if (!(commandErrorOf(failure)?.stderr ?? '').includes('busy')) break;
+      const state = await deviceState();
+      if (state === 'broken') break;
+      if (state === 'attached') {
+        if (await this.#isGone(path)) break;
         throw new VolumeError('VOLUME_IN_USE', `unmount ${path}: a process still uses it`, {
-          cause: error,
+          cause: failure,
         });
       }
+      if (systemClock.monotonicMs() > giveUpMs) break;
+      await systemClock.sleep(waitingPollMs);
     }
     try {
       await this.#run('umount', ['--lazy', path], { timeoutMs: lazyUnmountMs });
     } catch (error) {
       // One that hangs may have taken the mount off the path already, and hang in writing what is left.
       if (!isNotMounted(error)) throw error;
+    }
+  }
+
+  /** Null when nothing is mounted there any more. */
+  async #tryUnmount(path: string): Promise<unknown> {
+    try {
+      await this.#run('umount', [path], { timeoutMs: this.#limits.unmountMs });
+      return null;
+    } catch (error) {
+      return isNotMounted(error) ? null : error;
     }
   }
 

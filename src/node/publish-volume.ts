@@ -11,14 +11,9 @@ import { allowsSeveralTargets, isReadOnlyMode, type VolumeUse } from '../csi/vol
 import { VolumeError } from '../volumes/errors.ts';
 import { deviceNumber } from './device-numbers.ts';
 import { isReadOnlyFilesystem, type MountEntry } from './mountinfo.ts';
-import {
-  isSameUse,
-  recordUse,
-  type StageRecord,
-  type StageRecords,
-  type TargetRecord,
-} from './stage-records.ts';
+import { isSameUse, recordUse, type StageRecord, type TargetRecord } from './stage-records.ts';
 import { findDevice, type NodeParts } from './stage-volume.ts';
+import { stateForUnmount } from './write-back.ts';
 
 export interface PublishRequest {
   readonly volumeId: string;
@@ -194,10 +189,12 @@ async function makeTarget(volumeId: string, path: string, kind: VolumeUse['kind'
 }
 
 export async function unpublishVolume(
-  parts: { mounts: NodeParts['mounts']; records: StageRecords },
+  parts: NodeParts,
   { volumeId, targetPath }: { volumeId: string; targetPath: string },
 ): Promise<void> {
-  await parts.mounts.unmountAll(targetPath);
+  await parts.mounts.unmountAll(targetPath, () =>
+    stateForUnmount(parts, { volumeId, path: targetPath }),
+  );
   await removeTarget(volumeId, targetPath);
   const record = await parts.records.load(volumeId);
   if (record === undefined) return;

@@ -17,7 +17,7 @@ import type { Mounts } from './mounts.ts';
 import { prepareFilesystem } from './prepare-filesystem.ts';
 import { isSameUse, recordUse, type StageRecord, type StageRecords } from './stage-records.ts';
 import { within } from './time-limit.ts';
-import { writeBack } from './write-back.ts';
+import { stateForUnmount, writeBack } from './write-back.ts';
 
 export interface NodeParts {
   readonly volumes: VolumeService;
@@ -154,8 +154,7 @@ async function release(parts: NodeParts, plan: AttachPlan, reason: string): Prom
   // the number taken.)
   if (record?.use.kind === 'block') await checkUnpublished(parts, record, 'stage');
   parts.logger.warn('replacing a device', { volumeId: request.volumeId, reason });
-  await parts.mounts.unmountAll(request.stagingPath);
-  if (record !== undefined) await parts.mounts.unmountAll(record.stagingPath);
+  await unmountStaging(parts, request, record);
   await parts.devices.detach(request.volumeId);
 }
 
@@ -309,21 +308,35 @@ export async function unstageVolume(
   parts: NodeParts,
   { volumeId, stagingPath }: { volumeId: string; stagingPath: string },
 ): Promise<void> {
-  const { mounts, records, devices } = parts;
+  const { records, devices } = parts;
   const record = await records.load(volumeId);
   if (record !== undefined) await checkUnpublished(parts, record, 'unstage');
   const present = await findDevice(devices, volumeId);
+  let isStuck = false;
   if (present !== undefined) {
     const path = record?.stagingPath ?? stagingPath;
-    await writeBack(parts, { volumeId, device: present, path });
+    isStuck = (await writeBack(parts, { volumeId, device: present, path })) === 'stuck';
   }
-  await mounts.unmountAll(stagingPath);
-  if (record !== undefined) await mounts.unmountAll(record.stagingPath);
+  await unmountStaging(parts, { volumeId, stagingPath, isStuck }, record);
   if ((await findDevice(devices, volumeId)) !== undefined) {
     await syncVolume(parts, volumeId);
     await devices.detach(volumeId);
   }
   await records.remove(volumeId);
+}
+
+async function unmountStaging(
+  parts: NodeParts,
+  request: { volumeId: string; stagingPath: string; isStuck?: boolean },
+  record: StageRecord | undefined,
+): Promise<void> {
+  const { volumeId, stagingPath, isStuck = false } = request;
+  const paths = new Set([stagingPath, record?.stagingPath ?? stagingPath]);
+  for (const path of paths) {
+    await parts.mounts.unmountAll(path, async () =>
+      isStuck ? 'broken' : await stateForUnmount(parts, { volumeId, path }),
+    );
+  }
 }
 
 async function checkUnpublished(
