@@ -1,13 +1,21 @@
 /** The attacher role: owns the node's block devices. It leaves them working when it ends. */
+import { release } from 'node:os';
 import { startAttacherServer } from '../api/attacher-server.ts';
 import { AttacherService } from '../attacher/attacher-service.ts';
+import { chooseStrategy } from '../attacher/choose-strategy.ts';
 import { FuseStrategy } from '../attacher/fuse/fuse-strategy.ts';
+import { KernelStrategy } from '../attacher/kernel/kernel-strategy.ts';
+import { openNbdNetlink } from '../attacher/kernel/nbd-netlink.ts';
 import { PrometheusMetrics, serveMetrics } from '../attacher/metrics.ts';
+import type { DeviceStrategy } from '../attacher/strategy.ts';
 import { systemClock } from '../base/clock.ts';
-import { createLogger } from '../base/logger.ts';
+import { createLogger, type Logger } from '../base/logger.ts';
 import type { AttacherConfig } from '../config.ts';
 import { runCommand } from '../volumes/command.ts';
 import { aborted } from './stopping.ts';
+
+/** How long the kernel may take to say whether it has an NBD client. */
+const findNbdMs = 5_000;
 
 export async function runAttacher(
   config: AttacherConfig,
@@ -16,9 +24,8 @@ export async function runAttacher(
 ): Promise<void> {
   const logger = createLogger(config.logLevel, { role: 'attacher', version });
   const { stateDirectory, driverName, reconnectDelaySeconds } = config;
-  const common = { runCommand, clock: systemClock, logger, reconnectDelaySeconds };
-  const fuse = new FuseStrategy({ ...common, stateDirectory });
-  const strategy = fuse.name;
+  const strategies = await strategiesFor(config, logger);
+  const [{ name: strategy }] = strategies;
   const metrics = new PrometheusMetrics({ strategy, driver: driverName });
   const page =
     config.metrics === null
@@ -27,7 +34,7 @@ export async function runAttacher(
   const service = new AttacherService({
     stateDirectory,
     driverName,
-    strategies: [fuse],
+    strategies,
     clock: systemClock,
     logger,
     metrics,
@@ -40,4 +47,28 @@ export async function runAttacher(
   await server.close();
   await service.close();
   await page?.close();
+}
+
+/** The one that makes new devices first, and the other one for devices that it made before. */
+async function strategiesFor(
+  config: AttacherConfig,
+  logger: Logger,
+): Promise<[DeviceStrategy, DeviceStrategy]> {
+  const { stateDirectory, reconnectDelaySeconds, connections } = config;
+  const common = { runCommand, clock: systemClock, logger, reconnectDelaySeconds };
+  const fuse = new FuseStrategy({ ...common, stateDirectory });
+  const kernel = new KernelStrategy({ ...common, connections });
+  const { name, reason } = await chooseStrategy(config.strategy, {
+    release: release(),
+    findNbd,
+    runCommand,
+  });
+  logger.info('strategy chosen for new devices', { strategy: name, reason });
+  return name === 'kernel' ? [kernel, fuse] : [fuse, kernel];
+
+  async function findNbd(): Promise<{ hasIdentifiers: boolean }> {
+    const netlink = await openNbdNetlink({ clock: systemClock, logger, timeoutMs: findNbdMs });
+    netlink.close();
+    return { hasIdentifiers: netlink.hasIdentifiers };
+  }
 }
