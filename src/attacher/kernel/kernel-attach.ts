@@ -7,7 +7,7 @@ import { transmissionFlags } from '../../nbd/protocol.ts';
 import { hasCode, VolumeError } from '../../volumes/errors.ts';
 import { requireOffered } from '../export-probe.ts';
 import { probeExport } from '../nbd-probe.ts';
-import type { Inspection, SaveDetails, TargetExport } from '../strategy.ts';
+import type { Inspection, SaveDetails, Target, TargetExport } from '../strategy.ts';
 import { waitUntil } from '../waiting.ts';
 import type { DeviceMemory } from './device-memory.ts';
 import { noDetails, type KernelDetails } from './kernel-details.ts';
@@ -27,7 +27,7 @@ const ioTimeoutMs = 2000;
 const indexAttempts = 64;
 
 export interface AttachRequest {
-  readonly export: TargetExport;
+  readonly target: Target & { export: TargetExport };
   /** Null on a kernel that keeps none. */
   readonly identifier: string | null;
   readonly connections: number;
@@ -40,7 +40,7 @@ export async function attachDevice(
   request: AttachRequest,
   tools: KernelTools,
 ): Promise<Inspection> {
-  const { uri, readOnly } = request.export;
+  const { uri, readOnly } = request.target.export;
   const wait = { clock: tools.clock, timeoutMs: tools.timeouts.probeMs };
   requireOffered(await probeExport(uri, wait), readOnly);
   const opened = await openAll(request, tools);
@@ -81,7 +81,7 @@ async function awaitDevice(index: number, sizeBytes: number, tools: KernelTools)
 
 /** Several links only to a server that sees each one's writes on all of them. */
 async function openAll(request: AttachRequest, tools: KernelTools): Promise<OpenedLink[]> {
-  const { uri } = request.export;
+  const { uri } = request.target.export;
   const wait = { clock: tools.clock, timeoutMs: tools.timeouts.connectMs };
   const first = await openLink(uri, wait);
   const isShared = (first.agreement.transmissionFlags & transmissionFlags.CAN_MULTI_CONN) !== 0;
@@ -123,7 +123,7 @@ async function connect(
 ): Promise<KernelDetails> {
   const { memory, identifier, save } = request;
   const links = opened.map(({ link }) => link);
-  const readOnlyFlag = request.export.readOnly ? transmissionFlags.READ_ONLY : 0;
+  const readOnlyFlag = request.target.export.readOnly ? transmissionFlags.READ_ONLY : 0;
   const { machine, control, lent } = tools;
   let details: KernelDetails = { ...noDetails, identifier, sockets: links.map((l) => l.inode) };
   memory.links = links;
@@ -151,6 +151,7 @@ async function connect(
     }
   }
   const connectorPid = (await machine.readDevice(index))?.pid ?? null;
+  tools.own.connected(request.target, { index, pid: connectorPid });
   details = { ...details, index, connectorPid };
   memory.index = index;
   await save(details);

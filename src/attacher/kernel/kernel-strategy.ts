@@ -120,7 +120,7 @@ export class KernelStrategy implements DeviceStrategy {
     }
     const identifier = identifiers ? encodeIdentifier(identity, volumeId, exportName) : null;
     const request = {
-      export: target.export,
+      target,
       identifier,
       connections: this.#connections,
       deadTimeoutSeconds: this.#options.reconnectDelaySeconds ?? 3600,
@@ -135,8 +135,6 @@ export class KernelStrategy implements DeviceStrategy {
     const details = readDetails(saved) ?? noDetails;
     const memory = this.#memory(target);
     const logger = this.#logger(target);
-    // Then only a socket that we do not hold ourselves proves that the kernel has it.
-    if (details.identifier === null && details.connectorPid === null) memory.closeLinks();
     for (const device of await tools.own.find(target, details)) {
       const request = { device, export: target.export, details, memory };
       await detachDevice(request, { ...tools, logger });
@@ -203,7 +201,7 @@ export class KernelStrategy implements DeviceStrategy {
     const { tools } = this.#require();
     const details = readDetails(saved) ?? noDetails;
     await failure.save({ ...details, failed: details.failed ?? failure.reason });
-    const device = await tools.own.recorded(details);
+    const device = await tools.own.recorded(target.key, details);
     if (device !== null) await giveUp(device, this.#memory(target), tools);
   }
 
@@ -251,7 +249,7 @@ export class KernelStrategy implements DeviceStrategy {
     const path = devicePath(details.index);
     const memory = this.#memory(target);
     memory.index = details.index;
-    const device = await own.recorded(details);
+    const device = await own.recorded(target.key, details);
     if (device === null) {
       const reason = details.failed ?? `${path} does not belong to this volume any more`;
       return { path: '', sizeBytes: 0, state: 'broken', reason };

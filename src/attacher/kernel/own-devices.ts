@@ -1,7 +1,7 @@
 /**
  * Which of the kernel's devices are ours. The identifier that the kernel keeps with a device tells, whatever became of
- * our records. A kernel that keeps none is asked for what else a record knows: the thread that connected the device,
- * or, when a crash came before that was saved, a socket that only the kernel can still hold.
+ * our records. With a kernel that keeps none, it is known of what this process connected; after a restart, the record
+ * tells the thread that connected the device, and sockets that only the kernel can still hold.
  */
 import { volumeKey } from '../records.ts';
 import type { AttacherIdentity, Target } from '../strategy.ts';
@@ -19,27 +19,35 @@ export interface OwnDevicesOptions {
   readonly heldByUs: () => ReadonlySet<string>;
 }
 
+interface Connection {
+  /** Null when only its end is known. */
+  readonly key: string | null;
+  readonly pid: number | null;
+  /** We disconnected it; somebody may still hold it open. */
+  readonly isOver: boolean;
+}
+
 export class OwnDevices {
   readonly #options: OwnDevicesOptions;
-  /** The connector of devices that we disconnected, by index: somebody may still hold them open. */
-  readonly #disconnected = new Map<number, number | null>();
+  /** What this process knows of connections, by index. Threads connect many devices: a pid alone tells none. */
+  readonly #connections = new Map<number, Connection>();
 
   constructor(options: OwnDevicesOptions) {
     this.#options = options;
   }
 
   /** The target's device as its record knows it; null when it is gone or somebody else's by now. */
-  async recorded(details: KernelDetails): Promise<NbdDevice | null> {
+  async recorded(key: string, details: KernelDetails): Promise<NbdDevice | null> {
     if (details.index === null) return null;
     const device = await this.#options.machine.readDevice(details.index);
-    return device !== null && (await this.#isOurs(device, details)) ? device : null;
+    return device !== null && (await this.#isOurs(key, device, details)) ? device : null;
   }
 
   /** All devices of the target, complete or half-made. */
   async find(target: Target, details: KernelDetails): Promise<NbdDevice[]> {
     const devices = await this.#options.machine.listDevices();
     const found = devices.filter((device) => this.#keyOf(device) === target.key);
-    const recorded = details.identifier === null ? await this.recorded(details) : null;
+    const recorded = details.identifier === null ? await this.recorded(target.key, details) : null;
     return recorded === null ? found : [...found, recorded];
   }
 
@@ -56,14 +64,21 @@ export class OwnDevices {
   /** False for a device that somebody only holds open still. */
   async isConnected({ index, identifier, pid }: NbdDevice): Promise<boolean> {
     // Kernels before 2025 cannot tell.
-    if (this.#disconnected.has(index) && this.#disconnected.get(index) === pid) return false;
+    const known = this.#connections.get(index);
+    if (known?.isOver === true && known.pid === pid) return false;
     return await this.#options.control.isBound(index, identifier);
+  }
+
+  /** This process has just connected it for the target. */
+  connected(target: { key: string }, { index, pid }: Pick<NbdDevice, 'index' | 'pid'>): void {
+    this.#connections.set(index, { key: target.key, pid, isOver: false });
   }
 
   /** All its I/O fails from now on. UNAVAILABLE when the kernel does not answer in time. */
   async disconnect({ index, pid }: NbdDevice): Promise<void> {
     await this.#options.control.disconnect(index);
-    this.#disconnected.set(index, pid);
+    const key = this.#connections.get(index)?.key ?? null;
+    this.#connections.set(index, { key, pid, isOver: true });
   }
 
   #keyOf({ identifier }: NbdDevice): string | null {
@@ -72,11 +87,16 @@ export class OwnDevices {
     return decoded === null ? null : volumeKey(decoded.volumeId);
   }
 
-  async #isOurs(device: NbdDevice, details: KernelDetails): Promise<boolean> {
+  async #isOurs(key: string, device: NbdDevice, details: KernelDetails): Promise<boolean> {
     if (details.identifier !== null) return device.identifier === details.identifier;
-    if (device.identifier !== null || device.pid === null) return false;
-    if (details.connectorPid !== null) return device.pid === details.connectorPid;
+    const { index, identifier, pid } = device;
+    if (identifier !== null || pid === null) return false;
+    const known = this.#connections.get(index);
+    if (known !== undefined && known.key !== null && known.pid === pid) return known.key === key;
+    if (details.connectorPid !== null && details.connectorPid !== pid) return false;
     const [listed, held] = [await this.#options.machine.listSockets(), this.#options.heldByUs()];
-    return details.sockets.some((inode) => listed.has(inode) && !held.has(inode));
+    if (!details.sockets.some((inode) => listed.has(inode) && !held.has(inode))) return false;
+    this.connected({ key }, device);
+    return true;
   }
 }
