@@ -137,8 +137,11 @@ export async function writeBlocks(
 ): Promise<void> {
   const file = await open(path, 'r+');
   try {
-    for (let number = first; number < first + count; number++) {
-      await file.write(block(number, seed), 0, blockBytes, number * blockBytes);
+    const chunk = 16;
+    for (let at = first; at < first + count; at += chunk) {
+      const length = Math.min(chunk, first + count - at);
+      const blocks = Array.from({ length }, (_, next) => block(at + next, seed));
+      await file.write(Buffer.concat(blocks), 0, length * blockBytes, at * blockBytes);
     }
   } finally {
     await file.close();

@@ -13,6 +13,7 @@ import { silentLogger, type Logger } from '../../src/base/logger.ts';
 import { runCommand } from '../../src/volumes/command.ts';
 import { openFuseHarness, type FuseHarness } from '../support/attach-fuse.ts';
 import type { NbdkitServer } from '../support/attach-nbdkit.ts';
+import { recordingLogger } from '../support/recording-logger.ts';
 import { describeRequires } from '../support/requires.ts';
 
 const sizeBytes = 16 * 1024 * 1024;
@@ -331,13 +332,4 @@ async function eventually(question: () => Promise<boolean>): Promise<void> {
       throw new Error('what the test waits for did not happen in time');
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
-}
-
-function recordingLogger(): { logger: Logger; messages: string[] } {
-  const messages: string[] = [];
-  const add = (message: string): void => {
-    messages.push(message);
-  };
-  const logger: Logger = { error: add, warn: add, info: add, debug: add, child: () => logger };
-  return { logger, messages };
 }

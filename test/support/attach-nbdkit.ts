@@ -12,9 +12,12 @@ export class NbdkitServer implements ContractServer {
   readonly #sandbox: AttachSandbox;
   readonly #socketPath: string;
   readonly #logPath: string;
+  readonly #more: readonly string[];
   #child: ChildProcess | undefined;
 
-  constructor(sandbox: AttachSandbox, name: string) {
+  /** nbdkit answers each connection by 16 threads unless told otherwise. */
+  constructor(sandbox: AttachSandbox, name: string, options: { threads?: number } = {}) {
+    this.#more = options.threads === undefined ? [] : ['--threads', String(options.threads)];
     this.#sandbox = sandbox;
     this.dataPath = join(sandbox.path, `${name}.data`);
     this.#socketPath = join(sandbox.path, `${name}.sock`);
@@ -36,7 +39,8 @@ export class NbdkitServer implements ContractServer {
     const filters = ['--filter=log', ...(only === undefined ? [] : ['--filter=exportname'])];
     const parameters = [this.dataPath, `logfile=${this.#logPath}`, 'logappend=true'];
     if (only !== undefined) parameters.push(`exportname=${only}`, 'exportname-strict=true');
-    const args = ['--foreground', '--unix', this.#socketPath, ...filters, 'file', ...parameters];
+    const where = ['--foreground', '--unix', this.#socketPath];
+    const args = [...where, ...this.#more, ...filters, 'file', ...parameters];
     let output = '';
     const child = this.#sandbox.spawn('nbdkit', args, (text) => (output += text));
     this.#child = child;

@@ -1,7 +1,8 @@
 /**
  * Runs in a guest: test files, written for @jest/globals as all are, by jest's own circus and expect but without
  * jest: in a user-mode kernel, jest would take half a minute to look for its files and to compile them, and this takes
- * three seconds. All files share one process. Reports each test as it starts and ends.
+ * three seconds. All files share one process. Reports each test as it starts and ends. GUEST_TESTS=REGEXP runs only the
+ * tests with such names.
  */
 import { registerHooks } from 'node:module';
 import { addEventHandler, getState, run, setState } from 'jest-circus';
@@ -67,13 +68,16 @@ addEventHandler((event) => {
   if (event.name !== 'test_done' && event.name !== 'test_skip' && event.name !== 'test_todo')
     return;
   const { test } = event;
+  if (event.name === 'test_skip' && testNamePattern !== null) return;
   const failures = test.errors.map((error) => textOf(error));
   if (event.name !== 'test_done') failures.push('tests in a guest are not skipped');
   const titles = titlesOf(test);
   tell({ test: { titles, durationMs: test.duration ?? 0, failures } });
 });
 
-setState({ ...getState(), testTimeout: testTimeoutMs });
+const pattern = process.env['GUEST_TESTS'];
+const testNamePattern = pattern === undefined ? null : new RegExp(pattern);
+setState({ ...getState(), testTimeout: testTimeoutMs, testNamePattern });
 for (const file of JSON.parse(process.argv[2] ?? '[]') as string[]) {
   await import(new URL(`../../${file}`, import.meta.url).href);
 }

@@ -102,7 +102,7 @@ class GuestRun {
     this.#startedMs = performance.now();
     const guest = new UmlGuest({
       ...{ folder, memoryMiB, program: 'test/support/guest-jest.ts', input: files, ...image },
-      environment: environmentOf(options.variables ?? []),
+      environment: environmentOf(['GUEST_TESTS', ...(options.variables ?? [])]),
       onReport: (report) => {
         this.#onReport(report as GuestReport);
         if (this.#finished) done.resolve('');

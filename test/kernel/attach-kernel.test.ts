@@ -1,0 +1,9 @@
+/** The kernel strategy's contract and tests, in a guest whose kernel has the NBD client. */
+import { testsInGuest } from '../support/guest-tests.ts';
+
+await testsInGuest('attacher with kernel NBD devices', {
+  files: ['test/guest/attach-kernel.ts'],
+  requirements: ['tool:nbdkit', 'tool:mkfs.ext4', 'tool:mkfs.xfs', 'tool:blkdiscard'],
+  memoryMiB: 640,
+  limitMs: 300_000,
+});
