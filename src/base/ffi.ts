@@ -1,6 +1,6 @@
 /**
- * The system calls that Node does not offer, through koffi: preadv2(2) with RWF_NOWAIT, flock(2) and prctl(2).
- * Symbols are looked up in the C library that the process already runs on, so glibc and musl both work. Nothing here throws for
+ * The system calls that Node does not offer, through koffi: preadv2(2) with RWF_NOWAIT, flock(2) and prctl(2). Symbols
+ * are looked up in the C library that the process already runs on, so glibc and musl both work. Nothing here throws for
  * an operating error: results are counts or negative errnos, as the kernel itself gives them.
  *
  * A call allocates nothing that outlives it: the iovec is one static block of memory per thread, and the address of
