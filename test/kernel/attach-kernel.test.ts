@@ -2,8 +2,14 @@
 import { testsInGuest } from '../support/guest-tests.ts';
 
 await testsInGuest('attacher with kernel NBD devices', {
-  files: ['test/guest/attach-kernel.ts'],
+  files: [
+    'test/guest/attach-kernel.ts',
+    'test/guest/kernel-devices.ts',
+    'test/guest/kernel-variants.ts',
+    'test/guest/kernel-crash.ts',
+  ],
   requirements: ['tool:nbdkit', 'tool:mkfs.ext4', 'tool:mkfs.xfs', 'tool:blkdiscard'],
   memoryMiB: 640,
-  limitMs: 300_000,
+  limitMs: 400_000,
+  variables: ['DEVICES', 'KILLS'],
 });

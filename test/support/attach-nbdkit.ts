@@ -33,8 +33,9 @@ export class NbdkitServer implements ContractServer {
     await truncate(this.dataPath, sizeBytes);
   }
 
-  /** With `only`, all other exports are refused. */
+  /** With `only`, all other exports are refused. Serves on when it serves already. */
   async start(only?: string): Promise<void> {
+    if (this.#isRunning()) return;
     await rm(this.#socketPath, { force: true });
     const filters = ['--filter=log', ...(only === undefined ? [] : ['--filter=exportname'])];
     const parameters = [this.dataPath, `logfile=${this.#logPath}`, 'logappend=true'];
@@ -52,9 +53,13 @@ export class NbdkitServer implements ContractServer {
     throw new Error(`nbdkit does not start: ${output}`);
   }
 
+  #isRunning(): boolean {
+    return this.#child?.exitCode === null && this.#child.signalCode === null;
+  }
+
   async kill(): Promise<void> {
     const child = this.#child;
-    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    if (child === undefined || !this.#isRunning()) return;
     const ended = new Promise((resolve) => child.once('exit', resolve));
     child.kill('SIGKILL');
     await ended;

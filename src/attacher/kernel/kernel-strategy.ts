@@ -180,7 +180,10 @@ export class KernelStrategy implements DeviceStrategy {
   async heal(target: ExportTarget, saved: Details, save: SaveDetails): Promise<Inspection> {
     const { tools } = this.#require();
     const found = await this.#find(target, saved);
-    if ('state' in found) return found;
+    if ('state' in found) {
+      await this.#holdGivenUp(target, saved);
+      return found;
+    }
     const { device, details, memory } = found;
     if (details.failed !== null) {
       // Begun by this process or an earlier one: a repetition completes it.
@@ -261,6 +264,16 @@ export class KernelStrategy implements DeviceStrategy {
       return stateOf(device, 'waiting', describeError(error));
     }
     return stateOf(device, 'broken', `${path} was disconnected by somebody else`);
+  }
+
+  /** The kernel lets go of a device that was given up with the process that held it: the next one holds its index. */
+  async #holdGivenUp(target: ExportTarget, saved: Details): Promise<void> {
+    const { tools } = this.#require();
+    const details = readDetails(saved);
+    if (details === null || details.failed === null || details.index === null) return;
+    const memory = this.#memory(target);
+    const device = await tools.machine.readDevice(details.index);
+    if (device !== null && device.pid === null) await memory.hold(device.index, tools);
   }
 
   /** A size that is set while a link is dead would block the kernel's NBD client as a whole. */
