@@ -40,6 +40,8 @@ export class NbdKernelModel {
   readonly devices: ModelDevice[] = [];
   /** So many RECONFIGUREs from now on find no socket dead yet. */
   unnoticed = 0;
+  /** As before 2025: who asks is told that a disconnected device is connected while somebody holds it open. */
+  forgetsEnds = false;
   /** As from a network namespace that the sockets are not of. */
   hidesSockets = false;
   #tell: (index: number | null) => void = () => undefined;
@@ -181,7 +183,8 @@ export class NbdKernelModel {
 
   #isBound(index: number, identifier: string | null): boolean {
     const device = this.devices.find((each) => each.index === index);
-    return device?.isBound === true && device.identifier === identifier;
+    if (device === undefined || device.identifier !== identifier) return false;
+    return device.isBound || (this.forgetsEnds && device.pid !== null);
   }
 
   /** After the last close, nothing of a disconnected device is left. */

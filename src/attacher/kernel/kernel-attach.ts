@@ -127,9 +127,10 @@ async function connect(
   const { machine, control, lent } = tools;
   let details: KernelDetails = { ...noDetails, identifier, sockets: links.map((l) => l.inode) };
   memory.links = links;
+  const refused = new Set<number>();
   let index = 0;
-  for (let attempt = 0; ; attempt++) {
-    const wanted = identifier === null ? await unusedIndex(tools, attempt) : null;
+  for (;;) {
+    const wanted = identifier === null ? await unusedIndex(tools, refused) : null;
     details = { ...details, index: wanted };
     await save(details);
     try {
@@ -144,7 +145,10 @@ async function connect(
       });
       break;
     } catch (error) {
-      if (attempt < indexAttempts && hasCode(error, 'VOLUME_IN_USE')) continue;
+      if (wanted !== null && refused.size < indexAttempts && hasCode(error, 'VOLUME_IN_USE')) {
+        refused.add(wanted);
+        continue;
+      }
       memory.links = [];
       lent.takeBack(links, error);
       throw error;
@@ -158,10 +162,14 @@ async function connect(
   return details;
 }
 
-/** The `nth` that nobody uses: of those that exist, then of those that can be made. */
-async function unusedIndex({ machine }: KernelTools, nth: number): Promise<number> {
+/** The lowest index that nobody uses, of a device that exists or can be made. */
+async function unusedIndex(
+  { machine }: KernelTools,
+  refused: ReadonlySet<number>,
+): Promise<number> {
   const devices = await machine.listDevices();
-  const unused = devices.filter(({ pid }) => pid === null).map(({ index }) => index);
-  const next = Math.max(-1, ...devices.map(({ index }) => index)) + 1;
-  return unused[nth] ?? next + (nth - unused.length);
+  const used = new Set(devices.filter(({ pid }) => pid !== null).map(({ index }) => index));
+  let index = 0;
+  while (used.has(index) || refused.has(index)) index += 1;
+  return index;
 }

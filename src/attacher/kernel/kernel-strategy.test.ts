@@ -1,5 +1,4 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { shutdownSocket } from '../../base/ffi-sockets.ts';
 import { transmissionFlags } from '../../nbd/protocol.ts';
 import { VolumeError } from '../../volumes/errors.ts';
 import { identity, KernelWorld, openDescriptors } from '../../../test/support/kernel-world.ts';
@@ -87,7 +86,11 @@ describe('attaching', () => {
     expect(life.details).toBeNull();
   });
 
-  test('leaves an index alone that somebody holds open', async () => {
+  test.each([
+    ['a kernel that tells what is connected', false],
+    ['one that does not', true],
+  ])('leaves an index alone that somebody holds open, on %s', async (_name, forgetsEnds) => {
+    world.model.forgetsEnds = forgetsEnds;
     const life = await world.live();
     const target = world.volume('vol');
     await life.strategy.attach(target, life.save);
@@ -100,164 +103,6 @@ describe('attaching', () => {
     await life.strategy.detach(target, life.details);
     await user.close();
     expect(world.model.devices.map(({ pid }) => pid)).toEqual([null, null]);
-  });
-});
-
-describe('healing', () => {
-  test('gives a device a new link, and finds that out', async () => {
-    const target = world.volume('vol');
-    const life = await world.live();
-    await life.strategy.attach(target, life.save);
-    const before = openDescriptors();
-    await world.restartServer();
-    expect(await life.strategy.isSuspect(target, life.details ?? {})).toBe(true);
-    expect(await life.strategy.inspect(target, life.details ?? {})).toMatchObject({
-      state: 'waiting',
-    });
-    expect(world.model.liveSockets(0)).toEqual([]);
-    expect(await life.strategy.heal(target, life.details ?? {}, life.save)).toEqual(attached);
-    expect(life.details?.['sockets']).toEqual(world.model.liveSockets(0));
-    expect(await life.strategy.isSuspect(target, life.details ?? {})).toBe(false);
-    expect(await life.strategy.inspect(target, life.details ?? {})).toEqual(attached);
-    await eventually(() => openDescriptors() === before, 'as many descriptors as before');
-  });
-
-  test('goes on until the kernel has noticed', async () => {
-    const target = world.volume('vol');
-    const life = await world.live();
-    await life.strategy.attach(target, life.save);
-    await world.restartServer();
-    world.model.unnoticed = 7;
-    const heal = (): Promise<Inspection> =>
-      life.strategy.heal(target, life.details ?? {}, life.save);
-    expect(await heal()).toMatchObject({ state: 'waiting' });
-    expect(await life.strategy.isSuspect(target, life.details ?? {})).toBe(true);
-    expect(await life.strategy.inspect(target, life.details ?? {})).toMatchObject({
-      state: 'waiting',
-    });
-    expect(await heal()).toEqual(attached);
-    expect(world.model.liveSockets(0)).toEqual(life.details?.['sockets']);
-    await eventually(() => world.clients === 1, 'one link');
-  });
-
-  test.each([
-    ['links of another process', false],
-    ['links of another process and another network namespace', true],
-  ])('looks after %s', async (_name, hides) => {
-    const target = world.volume('vol');
-    const first = await world.live({ connections: 2 });
-    await first.strategy.attach(target, first.save);
-    const { details } = first;
-    await first.strategy.close();
-    world.model.hidesSockets = hides;
-    const life = await world.live({ details });
-    const heal = (): Promise<Inspection> =>
-      life.strategy.heal(target, life.details ?? {}, life.save);
-    const sockets = world.model.liveSockets(0);
-    expect(sockets).toHaveLength(2);
-    expect(await life.strategy.isSuspect(target, life.details ?? {})).toBe(true);
-    expect(await heal()).toEqual(attached);
-    expect(world.model.liveSockets(0)).toEqual(sockets);
-    expect(await life.strategy.isSuspect(target, life.details ?? {})).toBe(false);
-    await world.restartServer();
-    // Nothing tells, but for the kernel's event.
-    expect(await life.strategy.isSuspect(target, life.details ?? {})).toBe(false);
-    const troubled: string[] = [];
-    life.strategy.onTrouble((key) => troubled.push(key));
-    world.model.tellLinkDead(0);
-    expect(troubled).toEqual([target.key]);
-    expect(await life.strategy.isSuspect(target, life.details ?? {})).toBe(true);
-    expect(await heal()).toEqual(attached);
-    expect(world.model.liveSockets(0).length).toBeGreaterThan(0);
-  });
-
-  test('keeps what works when an event comes late', async () => {
-    const target = world.volume('vol');
-    const life = await world.live();
-    await life.strategy.attach(target, life.save);
-    const sockets = world.model.liveSockets(0);
-    world.model.tellLinkDead(0);
-    expect(await life.strategy.heal(target, life.details ?? {}, life.save)).toEqual(attached);
-    expect(world.model.liveSockets(0)).toEqual(sockets);
-    // Our descriptor is still there: the next death is noticed at once.
-    await world.restartServer();
-    expect(await life.strategy.isSuspect(target, life.details ?? {})).toBe(true);
-  });
-
-  test('asks again for all devices when events were lost', async () => {
-    const life = await world.live();
-    const targets = [world.volume('a'), world.volume('b')];
-    for (const target of targets) await life.strategy.attach(target, life.save);
-    const troubled: string[] = [];
-    life.strategy.onTrouble((key) => troubled.push(key));
-    world.model.tellLinkDead(null);
-    expect(troubled).toEqual(targets.map(({ key }) => key));
-  });
-
-  test('replaces the one of several links that died', async () => {
-    const target = world.volume('vol');
-    const life = await world.live({ connections: 3 });
-    await life.strategy.attach(target, life.save);
-    const before = world.model.liveSockets(0);
-    shutdownSocket(world.model.device(0).sockets[1] ?? -1);
-    expect(await life.strategy.isSuspect(target, life.details ?? {})).toBe(true);
-    expect(await life.strategy.heal(target, life.details ?? {}, life.save)).toEqual(attached);
-    const after = world.model.liveSockets(0);
-    expect(after).toHaveLength(3);
-    expect([after[0], after[2]]).toEqual([before[0], before[2]]);
-    expect(new Set(life.details?.['sockets'] as string[])).toEqual(new Set(after));
-    expect(await life.strategy.isSuspect(target, life.details ?? {})).toBe(false);
-  });
-
-  test('waits for a server that is away, and knows a hopeless one', async () => {
-    const target = world.volume('vol');
-    const life = await world.live();
-    await life.strategy.attach(target, life.save);
-    const before = life.details;
-    await world.stopServer();
-    const heal = (): Promise<Inspection> =>
-      life.strategy.heal(target, life.details ?? {}, life.save);
-    expect(await heal()).toMatchObject({ path: '/dev/nbd0', state: 'waiting' });
-    world.volume('vol', { sizeBytes: sizeBytes / 2 });
-    await world.startServer();
-    const smaller = await heal();
-    expect(smaller.state).toBe('broken');
-    expect(smaller.reason).toContain(`${sizeBytes / 2} bytes`);
-    world.exports.add('vol#1', new MemoryStorage(sizeBytes, { readOnly: true }));
-    expect(await heal()).toMatchObject({ state: 'broken' });
-    const other = { ...target.export, uri: target.export.uri.replace('vol', 'other') };
-    const refused = { ...target, export: other };
-    const { reason, state } = await life.strategy.heal(refused, life.details ?? {}, life.save);
-    expect([state, reason]).toEqual(['broken', expect.stringContaining('the export is refused')]);
-    expect(life.details).toEqual(before);
-    world.volume('vol');
-    expect(await heal()).toEqual(attached);
-  });
-
-  test('abandons a socket that the kernel may still take', async () => {
-    const target = world.volume('vol');
-    let isStuck = true;
-    const life = await world.live({
-      openControl: () => {
-        const control = world.model.control({ hasIdentifiers: true });
-        return Promise.resolve({
-          ...control,
-          reconfigure: (request) =>
-            isStuck && request.sockets !== undefined
-              ? Promise.reject(new VolumeError('UNAVAILABLE', 'reconfigure: no answer'))
-              : control.reconfigure(request),
-        });
-      },
-    });
-    await life.strategy.attach(target, life.save);
-    await world.restartServer();
-    const heal = (): Promise<Inspection> =>
-      life.strategy.heal(target, life.details ?? {}, life.save);
-    expect(await heal()).toMatchObject({ state: 'waiting' });
-    await eventually(() => world.clients === 0, 'the abandoned link to be cut');
-    isStuck = false;
-    expect(await heal()).toEqual(attached);
-    expect(world.model.liveSockets(0)).toHaveLength(1);
   });
 });
 
@@ -289,6 +134,18 @@ describe('giving up', () => {
     await second.strategy.detach(target, second.details);
     expect(world.model.device(0)).toMatchObject({ holders: 0, pid: null });
     expect(world.commands).toEqual([]);
+  });
+
+  test('writes nothing to a device whose I/O fails', async () => {
+    world.model.forgetsEnds = true;
+    const target = world.volume('vol');
+    const life = await world.live();
+    await life.strategy.attach(target, life.save);
+    const user = world.model.hold(0);
+    await life.strategy.fail(target, life.details ?? {}, { reason: 'lost', save: life.save });
+    await life.strategy.detach(target, life.details);
+    expect(world.commands).toEqual([]);
+    await user.close();
   });
 
   test('leaves a device alone that is not ours any more', async () => {
@@ -363,6 +220,37 @@ describe('detaching', () => {
     expect(await life.strategy.list()).toEqual([]);
   });
 
+  test('waits for an order that made a device late', async () => {
+    const target = world.volume('vol');
+    let isStuck = true;
+    const life = await world.live({
+      openControl: () => {
+        const control = world.model.control({ hasIdentifiers: true });
+        let late: (() => Promise<unknown>) | null = null;
+        return Promise.resolve({
+          ...control,
+          connect: (request) => {
+            late = () => control.connect(request);
+            return Promise.reject(new VolumeError('UNAVAILABLE', 'connect: no answer'));
+          },
+          status: async () => {
+            if (isStuck) throw new VolumeError('UNAVAILABLE', 'list the devices: no answer');
+            await late?.();
+            return await control.status();
+          },
+        });
+      },
+    });
+    const attaching = life.strategy.attach(target, life.save);
+    await expect(attaching).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    const detach = (): Promise<void> => life.strategy.detach(target, life.details);
+    await expect(detach()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    isStuck = false;
+    await detach();
+    expect(world.model.devices).toHaveLength(1);
+    expect(world.model.bound).toEqual([]);
+  });
+
   test('leaves what others attached alone', async () => {
     const life = await world.live();
     const control = world.model.control({ hasIdentifiers: true });
@@ -411,6 +299,60 @@ describe('growing', () => {
     await life.strategy.resize(target, life.details ?? {}, 2 * sizeBytes);
     expect(world.model.liveSockets(0)).toHaveLength(1);
     expect(world.model.device(0).sizeBytes).toBe(2 * sizeBytes);
+  });
+});
+
+describe('on a kernel without identifiers', () => {
+  beforeEach(async () => {
+    await world.close();
+    world = await KernelWorld.open({ hasIdentifiers: false });
+  });
+
+  test('a device is on record before it exists', async () => {
+    const target = world.volume('vol');
+    const life = await world.live();
+    const saved: unknown[] = [];
+    await life.strategy.attach(target, (details) => {
+      saved.push([details['index'], details['connectorPid'], world.model.bound]);
+      return Promise.resolve();
+    });
+    expect(saved).toEqual([
+      [0, null, []],
+      [0, 710, [0]],
+    ]);
+  });
+
+  test('devices get their indexes side by side', async () => {
+    const life = await world.live();
+    world.model.hold(1);
+    const targets = ['a', 'b', 'c', 'd'].map((name) => world.volume(name));
+    const devices = await Promise.all(
+      targets.map((target) => life.strategy.attach(target, () => Promise.resolve())),
+    );
+    expect(devices.map(({ path }) => path).sort()).toEqual(
+      [0, 2, 3, 4].map((index) => `/dev/nbd${index}`),
+    );
+  });
+
+  test.each([
+    ['by the same process', false],
+    ['while it was away', true],
+  ])('a device is not ours whose index another volume got %s', async (_name, restarts) => {
+    const target = world.volume('vol');
+    const first = await world.live();
+    await first.strategy.attach(target, first.save);
+    const { details } = first;
+    if (restarts) await first.strategy.close();
+    world.model.disconnect(0);
+    // Connected by a thread of the same number.
+    const other = restarts ? await world.live() : first;
+    await other.strategy.attach(world.volume('other'), () => Promise.resolve());
+    const life = restarts ? await world.live({ details }) : first;
+    const inspection = await life.strategy.inspect(target, details ?? {});
+    expect(inspection).toMatchObject({ state: 'broken', path: '' });
+    await life.strategy.fail(target, details ?? {}, { reason: 'gone', save: life.save });
+    await life.strategy.detach(target, details);
+    expect(world.model.liveSockets(0)).toHaveLength(1);
   });
 });
 

@@ -135,6 +135,7 @@ export class KernelStrategy implements DeviceStrategy {
     const details = readDetails(saved) ?? noDetails;
     const memory = this.#memory(target);
     const logger = this.#logger(target);
+    await this.#lent.settle(tools.control);
     for (const device of await tools.own.find(target, details)) {
       const request = { device, export: target.export, details, memory };
       await detachDevice(request, { ...tools, logger });

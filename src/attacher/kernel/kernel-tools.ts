@@ -47,6 +47,18 @@ export class LentSockets {
     }
   }
 
+  /**
+   * Waits until no command is under way any more that may still make or change a device. UNAVAILABLE when that lasts.
+   * Commands are carried out one after the other, so that an answer to this one says it of all earlier ones.
+   */
+  async settle(control: NbdControl): Promise<void> {
+    const settled = this.#abandoned;
+    if (settled.length === 0) return;
+    await control.status();
+    for (const link of settled) link.close();
+    this.#abandoned = this.#abandoned.filter((link) => !settled.includes(link));
+  }
+
   get inodes(): string[] {
     return this.#abandoned.map(({ inode }) => inode);
   }
