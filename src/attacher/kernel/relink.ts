@@ -56,7 +56,7 @@ export async function relink(request: RelinkRequest, tools: KernelTools): Promis
       sockets: fresh.map(({ fd }) => fd),
     }),
   );
-  const before = [...inodesOf(dead), ...unknown];
+  const before = [...inodesOf(dead), ...unknown].filter((inode) => listed.has(inode));
   const { taken, others } = await takeStock({ memory, before, fresh }, tools);
   // When the kernel holds none of the old ones, it has none left to replace.
   memory.missing = before.length === 0 ? 0 : Math.max(0, memory.missing - taken);
