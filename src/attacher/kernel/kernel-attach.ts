@@ -9,7 +9,7 @@ import { requireOffered } from '../export-probe.ts';
 import { probeExport } from '../nbd-probe.ts';
 import type { Inspection, SaveDetails, Target, TargetExport } from '../strategy.ts';
 import { waitUntil } from '../waiting.ts';
-import type { DeviceMemory } from './device-memory.ts';
+import { DeviceMemory } from './device-memory.ts';
 import { noDetails, type KernelDetails } from './kernel-details.ts';
 import type { KernelTools } from './kernel-tools.ts';
 import { openLink, openLinks, type OpenedLink } from './links.ts';
@@ -51,6 +51,7 @@ export async function attachDevice(
   // With several links, the kernel would take one for dead that is only slow.
   if (opened.length === 1) await shortenIoTimeout(index, tools);
   await awaitDevice(index, sizeBytes, tools);
+  await openOnce(index, tools);
   return { path, sizeBytes, state: 'attached', reason: '' };
 }
 
@@ -77,6 +78,19 @@ async function awaitDevice(index: number, sizeBytes: number, tools: KernelTools)
       ? 'its node is missing: /dev must be that of the machine'
       : `it shows ${shown} bytes, the export has ${sizeBytes}`;
   throw new VolumeError('UNAVAILABLE', `attach ${devicePath(index)}: ${why}`);
+}
+
+/**
+ * The first one to open a new or grown device has the kernel look for partitions, unless the module was told not to,
+ * and whoever opens it without a link waits for that. So this is done now that the server has just answered.
+ */
+export async function openOnce(index: number, tools: KernelTools): Promise<void> {
+  const opened = new DeviceMemory();
+  const startMs = tools.clock.monotonicMs();
+  await opened.hold(index, tools);
+  await opened.release();
+  const tookMs = Math.round(tools.clock.monotonicMs() - startMs);
+  tools.logger.debug('device opened for the first time', { device: devicePath(index), tookMs });
 }
 
 /** Several links only to a server that sees each one's writes on all of them. */
@@ -134,7 +148,7 @@ async function connect(
     details = { ...details, index: wanted };
     await save(details);
     try {
-      index = await control.connect({
+      const device = {
         index: wanted,
         sizeBytes,
         blockSizeBytes: sectorBytes,
@@ -142,7 +156,8 @@ async function connect(
         sockets: links.map(({ fd }) => fd),
         deadTimeoutSeconds: request.deadTimeoutSeconds,
         identifier,
-      });
+      };
+      index = await tools.indexes.run(() => control.connect(device));
       break;
     } catch (error) {
       if (wanted !== null && refused.size < indexAttempts && hasCode(error, 'VOLUME_IN_USE')) {

@@ -65,17 +65,20 @@ export async function healDevice(request: RelinkRequest, tools: KernelTools): Pr
 }
 
 /**
- * Lets all I/O of the device fail. It is held open, so that a path to it leads to no other volume; links are cut
- * first, since the kernel would wait for a send that waits for the server.
+ * Lets all I/O of the device fail, and then holds it open, so that a path to it leads to no other volume. Links are cut
+ * first, since the kernel would wait for a send that waits for the server. Opening comes last: on a device without a
+ * link it may wait, for partitions to be read, until the device is disconnected. No device is made in between.
  */
 export async function giveUp(
   device: NbdDevice,
   memory: DeviceMemory,
   tools: KernelTools,
 ): Promise<void> {
-  await memory.hold(device.index, tools);
   memory.cutLinks();
-  await tools.own.disconnect(device);
+  await tools.indexes.run(async () => {
+    await tools.own.disconnect(device);
+    await memory.hold(device.index, tools);
+  });
   memory.closeLinks();
 }
 

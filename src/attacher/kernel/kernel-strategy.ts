@@ -8,6 +8,7 @@
 import { assert } from '../../base/assert.ts';
 import type { Clock } from '../../base/clock.ts';
 import { describeError, type Logger } from '../../base/logger.ts';
+import { Mutex } from '../../base/mutex.ts';
 import { parseNbdUri } from '../../nbd/uri.ts';
 import type { RunCommand } from '../../volumes/command.ts';
 import { VolumeError } from '../../volumes/errors.ts';
@@ -24,7 +25,7 @@ import type {
 } from '../strategy.ts';
 import { DeviceMemory } from './device-memory.ts';
 import { encodeIdentifier } from './identifiers.ts';
-import { attachDevice, sectorBytes } from './kernel-attach.ts';
+import { attachDevice, openOnce, sectorBytes } from './kernel-attach.ts';
 import {
   defaultKernelTimeouts,
   noDetails,
@@ -93,7 +94,8 @@ export class KernelStrategy implements DeviceStrategy {
     });
     const heldByUs = (): ReadonlySet<string> => this.#heldSockets();
     const own = new OwnDevices({ identity, control, machine, heldByUs });
-    const tools = { control, machine, own, lent, timeouts, runCommand, clock, logger };
+    const indexes = new Mutex();
+    const tools = { control, machine, own, lent, indexes, timeouts, runCommand, clock, logger };
     const identifiers = this.#options.identifiers ?? control.hasIdentifiers;
     this.#started = { identity, identifiers, tools };
     const maxPart = await machine.maxPart();
@@ -163,7 +165,10 @@ export class KernelStrategy implements DeviceStrategy {
     const { index } = device;
     await control.reconfigure({ index, identifier: details.identifier, size });
     const shown = (await machine.readDevice(index))?.sizeBytes ?? 0;
-    if (shown >= wholeBytes) return await this.inspect(target, saved);
+    if (shown >= wholeBytes) {
+      await openOnce(index, tools);
+      return await this.inspect(target, saved);
+    }
     const why = `${devicePath(index)} does not take the new size`;
     throw new VolumeError('UNAVAILABLE', `grow the device: ${why}`);
   }
@@ -180,11 +185,9 @@ export class KernelStrategy implements DeviceStrategy {
 
   async heal(target: ExportTarget, saved: Details, save: SaveDetails): Promise<Inspection> {
     const { tools } = this.#require();
+    await this.#holdGivenUp(target, saved);
     const found = await this.#find(target, saved);
-    if ('state' in found) {
-      await this.#holdGivenUp(target, saved);
-      return found;
-    }
+    if ('state' in found) return found;
     const { device, details, memory } = found;
     if (details.failed !== null) {
       // Begun by this process or an earlier one: a repetition completes it.
@@ -255,8 +258,10 @@ export class KernelStrategy implements DeviceStrategy {
     memory.index = details.index;
     const device = await own.recorded(target.key, details);
     if (device === null) {
+      // Without a connection the kernel forgets whose it was; while we hold it open, it is nobody else's.
+      const isHeld = details.failed !== null && memory.isHeld;
       const reason = details.failed ?? `${path} does not belong to this volume any more`;
-      return { path: '', sizeBytes: 0, state: 'broken', reason };
+      return { path: isHeld ? path : '', sizeBytes: 0, state: 'broken', reason };
     }
     if (details.failed !== null) return { device, details, memory };
     try {
@@ -273,8 +278,13 @@ export class KernelStrategy implements DeviceStrategy {
     const details = readDetails(saved);
     if (details === null || details.failed === null || details.index === null) return;
     const memory = this.#memory(target);
-    const device = await tools.machine.readDevice(details.index);
-    if (device !== null && device.pid === null) await memory.hold(device.index, tools);
+    const isUnused = async (index: number): Promise<boolean> =>
+      (await tools.machine.readDevice(index))?.pid === null;
+    const { index } = details;
+    if (memory.isHeld || !(await isUnused(index))) return;
+    await memory.hold(index, tools);
+    // Somebody may have connected it in between.
+    if (!(await isUnused(index))) await memory.release();
   }
 
   /** A size that is set while a link is dead would block the kernel's NBD client as a whole. */

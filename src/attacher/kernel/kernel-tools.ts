@@ -1,6 +1,7 @@
 /** What the parts of the kernel strategy work with. */
 import type { Clock } from '../../base/clock.ts';
 import type { Logger } from '../../base/logger.ts';
+import type { Mutex } from '../../base/mutex.ts';
 import type { RunCommand } from '../../volumes/command.ts';
 import { hasCode } from '../../volumes/errors.ts';
 import type { KernelTimeouts } from './kernel-details.ts';
@@ -14,6 +15,8 @@ export interface KernelTools {
   readonly machine: NbdMachine;
   readonly own: OwnDevices;
   readonly lent: LentSockets;
+  /** Held while an index is given to a device, or freed and kept from being given. */
+  readonly indexes: Mutex;
   readonly timeouts: KernelTimeouts;
   readonly runCommand: RunCommand;
   readonly clock: Clock;
