@@ -9,20 +9,17 @@ import { basename, join } from 'node:path';
 import { runCommand } from '../../src/base/command.ts';
 import { listMounts } from '../../src/attacher/mounts.ts';
 import { systemClock } from '../../src/base/clock.ts';
-import {
-  countFrom,
-  dropCaches,
-  eventually,
-  MiB,
-  RealDriver,
-  tell,
-} from '../support/real-driver.ts';
+import { deviceProgress, FioLoad, runFio } from '../support/fio-load.ts';
+import { countFrom, dropCaches, MiB, RealDriver, tell } from '../support/real-driver.ts';
 import { testRequires } from '../support/requires.ts';
 import { SeededRandom } from '../support/seeded-random.ts';
 
 const rounds = countFrom('ROUNDS', 25);
 const seed = countFrom('SEED', Date.now() % 2 ** 31);
-const files = ['small', 'large'] as const;
+const files = [
+  { name: 'small', shape: ['--bs=4k', '--size=6m'] },
+  { name: 'large', shape: ['--bs=64k', '--size=48m', '--fsync=16'] },
+];
 
 testRequires(
   [
@@ -50,7 +47,7 @@ async function killRounds(driver: RealDriver): Promise<void> {
   const { name, options } = await mountAt(pod.targetPath);
   const errorsPath = `/sys/fs/ext4/${name}/errors_count`;
 
-  const load = new Load(pod.targetPath);
+  const load = new FioLoad(pod.targetPath, files, seed);
   const running = load.run();
   // Seen where it is awaited, below.
   running.catch(() => undefined);
@@ -65,7 +62,7 @@ async function killRounds(driver: RealDriver): Promise<void> {
     await driver.ready();
     // Raised if the log was cut: then acknowledged writes are gone, and the device waits for ever.
     expect((await driver.volumes.getVolume(pod.volumeId)).generation).toBe(generation);
-    await progress(name);
+    await deviceProgress(name);
     pauses.push(performance.now() - killedMs);
   }
   load.stop();
@@ -86,64 +83,9 @@ async function killRounds(driver: RealDriver): Promise<void> {
   dropCaches();
   await csi.publish(pod);
   expect(await digests(pod.targetPath)).toEqual(before);
-  for (const file of files) await fio(pod.targetPath, file, ['--rw=read']);
+  for (const file of files) await runFio(pod.targetPath, file, ['--rw=read']);
   await csi.removePod(pod);
   expect(await sandbox.leftovers()).toEqual([]);
-}
-
-/** I/O of the device ends again. The daemon looks for its server every 1, 2, 4, 8 and then 16 s. */
-async function progress(device: string): Promise<void> {
-  const path = `/sys/block/${device}/stat`;
-  const before = await readFile(path, 'utf8');
-  const ended = (stat: string): string[] => [0, 4].map((at) => stat.trim().split(/ +/)[at] ?? '');
-  await eventually('I/O goes on', 60_000, async () => {
-    return ended(await readFile(path, 'utf8')).join() !== ended(before).join();
-  });
-}
-
-/** fio, pass after pass over two files at a time: each pass writes all blocks in random order and verifies them. */
-class Load {
-  passes = 0;
-  ended = false;
-  readonly #folder: string;
-  #stopped = false;
-
-  constructor(folder: string) {
-    this.#folder = folder;
-  }
-
-  stop(): void {
-    this.#stopped = true;
-  }
-
-  async run(): Promise<void> {
-    try {
-      while (!this.#stopped) {
-        const more = ['--rw=randwrite', `--randseed=${seed + this.passes}`];
-        await Promise.all(files.map((file) => fio(this.#folder, file, more)));
-        this.passes++;
-      }
-    } finally {
-      this.ended = true;
-    }
-  }
-}
-
-async function fio(
-  folder: string,
-  file: (typeof files)[number],
-  more: readonly string[],
-): Promise<void> {
-  const shape = {
-    small: ['--bs=4k', '--size=6m'],
-    large: ['--bs=64k', '--size=48m', '--fsync=16'],
-  };
-  const args = [
-    ...[`--name=${file}`, `--filename=${join(folder, file)}`, '--direct=1', '--ioengine=libaio'],
-    ...['--iodepth=8', '--verify=crc32c', '--verify_fatal=1', '--verify_state_save=0', '--minimal'],
-    ...[...shape[file], ...more],
-  ];
-  await runCommand('fio', args, { timeoutMs: 150_000 });
 }
 
 async function mountAt(path: string): Promise<{ name: string; options: string }> {
@@ -156,9 +98,9 @@ async function mountAt(path: string): Promise<{ name: string; options: string }>
 
 async function digests(folder: string): Promise<string[]> {
   return await Promise.all(
-    files.map(async (file) =>
+    files.map(async ({ name }) =>
       createHash('sha256')
-        .update(await readFile(join(folder, file)))
+        .update(await readFile(join(folder, name)))
         .digest('hex'),
     ),
   );

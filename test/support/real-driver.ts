@@ -7,6 +7,7 @@ import type { ChildProcess } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { appendFile, mkdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
+import { AttacherClient } from '../../src/api/attacher-client.ts';
 import { VolumedriverClient } from '../../src/api/volumedriver-client.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { findProcesses, type FoundProcess } from '../../src/base/processes.ts';
@@ -30,12 +31,15 @@ export interface RealDriverOptions {
   readonly backendDirectory?: string;
   /** Added to the volumedriver's command line. */
   readonly volumedriverFlags?: readonly string[];
+  /** Added to the attacher's. */
+  readonly attacherFlags?: readonly string[];
 }
 
 export class RealDriver {
   readonly sandbox: AttachSandbox;
   readonly backendDirectory: string;
   readonly volumes: VolumedriverClient;
+  readonly devices: AttacherClient;
   readonly csi: CsiClient;
   readonly #options: RealDriverOptions;
   readonly #run: string;
@@ -52,6 +56,7 @@ export class RealDriver {
     this.#dataDirectory = options.dataDirectory ?? join(sandbox.path, 'state');
     this.backendDirectory = options.backendDirectory ?? join(sandbox.path, 'backend');
     this.volumes = new VolumedriverClient({ kind: 'unix', path: this.#socket('api') });
+    this.devices = new AttacherClient({ kind: 'unix', path: this.#socket('attacher') });
     this.csi = new CsiClient(this.#socket('csi'), { nodeId, repeatMs: 30_000 });
   }
 
@@ -132,6 +137,7 @@ export class RealDriver {
   async close(): Promise<void> {
     this.#closing = true;
     this.volumes.close();
+    this.devices.close();
     this.csi.close();
     for (const role of this.#children.keys()) await this.kill(role, { stay: true });
     for (const role of ['volumedriver', 'attacher', 'plugin'] as const) {
@@ -185,6 +191,7 @@ export class RealDriver {
         return [
           ...['--listen', attacher, '--volumedriver', api],
           ...['--state-dir', join(this.sandbox.path, 'state', 'attacher')],
+          ...(this.#options.attacherFlags ?? []),
         ];
       case 'plugin':
         return [
