@@ -30,6 +30,7 @@ interface ModelDevice {
   isBound: boolean;
   holders: number;
   ioTimeoutMs: number;
+  timeouts: { readonly requestSeconds: number; readonly deadSeconds: number };
   sockets: number[];
 }
 
@@ -58,6 +59,7 @@ export class NbdKernelModel {
       this.device(index).ioTimeoutMs = timeoutMs;
       return Promise.resolve();
     },
+    readProgress: () => Promise.resolve({ inFlight: 0, completed: 0 }),
     maxPart: () => Promise.resolve(0),
     listSockets: async () => (this.hidesSockets ? new Set() : await listSocketInodes()),
   };
@@ -150,6 +152,8 @@ export class NbdKernelModel {
     Object.assign(device, {
       ...{ identifier: request.identifier, pid: connectorPid, isBound: true },
       ...{ sizeBytes: request.sizeBytes, serverFlags: request.serverFlags },
+      timeouts: { requestSeconds: 0, deadSeconds: request.deadTimeoutSeconds },
+      ioTimeoutMs: 30_000,
       sockets: request.sockets.map(duplicate),
     });
     return index;
@@ -164,10 +168,15 @@ export class NbdKernelModel {
     return index;
   }
 
-  #reconfigure({ index, identifier, sockets = [], size }: NbdReconfigureRequest): void {
+  #reconfigure(request: NbdReconfigureRequest): void {
+    const { index, identifier, sockets = [], size, timeouts } = request;
     if (!this.#isBound(index, identifier))
       throw new VolumeError('PATH_NOT_FOUND', `reconfigure nbd${index}: it is not connected`);
     const device = this.device(index);
+    if (timeouts !== undefined) {
+      const ioTimeoutMs = timeouts.requestSeconds === 0 ? 30_000 : timeouts.requestSeconds * 1000;
+      Object.assign(device, { timeouts, ioTimeoutMs });
+    }
     if (size !== undefined) device.sizeBytes = size.sizeBytes;
     if (sockets.length > 0 && this.unnoticed > 0) {
       this.unnoticed -= 1;
@@ -196,8 +205,9 @@ export class NbdKernelModel {
 }
 
 function unused(): Omit<ModelDevice, 'index' | 'ioTimeoutMs' | 'holders'> {
+  const timeouts = { requestSeconds: 0, deadSeconds: 0 };
   return {
-    ...{ identifier: null, pid: null, sizeBytes: 0, serverFlags: 0 },
+    ...{ identifier: null, pid: null, sizeBytes: 0, serverFlags: 0, timeouts },
     ...{ isBound: false, sockets: [] },
   };
 }

@@ -20,6 +20,8 @@ export class DeviceMemory {
   missing = 0;
   /** The kernel said that a link died; not looked at yet. */
   isReported = false;
+  /** Requests are surely not limited, as they are while a size is set. */
+  requestsWait = false;
   /** When links of which we have no descriptor are to be looked at again, by the monotonic clock. */
   recheckAtMs = 0;
   #hold: DeviceHold | null = null;

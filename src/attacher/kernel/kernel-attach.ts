@@ -14,14 +14,9 @@ import { noDetails, type KernelDetails } from './kernel-details.ts';
 import type { KernelTools } from './kernel-tools.ts';
 import { openLink, openLinks, type OpenedLink } from './links.ts';
 import { devicePath } from './nbd-machine.ts';
+import { askEarly } from './request-limits.ts';
 
 export const sectorBytes = 512;
-
-/**
- * The kernel asks about a request after so long. For a link that was replaced, that is when the request is sent
- * again; for one that only stalls, it does nothing but write to the log.
- */
-const ioTimeoutMs = 2000;
 
 /** How many indexes are tried that others take at the same time. */
 const indexAttempts = 64;
@@ -31,7 +26,6 @@ export interface AttachRequest {
   /** Null on a kernel that keeps none. */
   readonly identifier: string | null;
   readonly connections: number;
-  readonly deadTimeoutSeconds: number;
   readonly memory: DeviceMemory;
   readonly save: SaveDetails;
 }
@@ -48,20 +42,10 @@ export async function attachDevice(
   const details = await connect(request, { opened, sizeBytes }, tools);
   const index = details.index ?? 0;
   const path = devicePath(index);
-  // With several links, the kernel would take one for dead that is only slow.
-  if (opened.length === 1) await shortenIoTimeout(index, tools);
+  await askEarly({ index, connections: details.connections }, tools);
   await awaitDevice(index, sizeBytes, tools);
   await openOnce(index, tools);
   return { path, sizeBytes, state: 'attached', reason: '' };
-}
-
-async function shortenIoTimeout(index: number, { machine, logger }: KernelTools): Promise<void> {
-  try {
-    await machine.setIoTimeout(index, ioTimeoutMs);
-  } catch (error) {
-    // It works, but I/O goes on later after a volumedriver's restart.
-    logger.warn('requests of a lost link are sent again after 30 s only', { error });
-  }
 }
 
 async function awaitDevice(index: number, sizeBytes: number, tools: KernelTools): Promise<void> {
@@ -139,7 +123,8 @@ async function connect(
   const links = opened.map(({ link }) => link);
   const readOnlyFlag = request.target.export.readOnly ? transmissionFlags.READ_ONLY : 0;
   const { machine, control, lent } = tools;
-  let details: KernelDetails = { ...noDetails, identifier, sockets: links.map((l) => l.inode) };
+  const sockets = links.map(({ inode }) => inode);
+  let details: KernelDetails = { ...noDetails, identifier, sockets, connections: links.length };
   memory.links = links;
   const refused = new Set<number>();
   let index = 0;
@@ -154,7 +139,7 @@ async function connect(
         blockSizeBytes: sectorBytes,
         serverFlags: (opened[0]?.agreement.transmissionFlags ?? 0) | readOnlyFlag,
         sockets: links.map(({ fd }) => fd),
-        deadTimeoutSeconds: request.deadTimeoutSeconds,
+        deadTimeoutSeconds: tools.deadTimeoutSeconds,
         identifier,
       };
       index = await tools.indexes.run(() => control.connect(device));
@@ -173,6 +158,7 @@ async function connect(
   tools.own.connected(request.target, { index, pid: connectorPid });
   details = { ...details, index, connectorPid };
   memory.index = index;
+  memory.requestsWait = true;
   await save(details);
   return details;
 }

@@ -86,6 +86,9 @@ const operations: Record<string, Operation> = {
     recover: async (life, target, world) => {
       const grown = await life.strategy.resize(target, life.details ?? {}, 2 ** 21);
       expect(grown).toMatchObject({ state: 'attached', sizeBytes: 2 ** 21 });
+      await life.strategy.heal(target, life.details ?? {}, life.save);
+      const timeouts = { requestSeconds: 0, deadSeconds: 3600 };
+      expect(world.model.device(0)).toMatchObject({ timeouts, ioTimeoutMs: 2000 });
       await life.strategy.detach(target, life.details);
       await expectNothing(life, target, world);
     },

@@ -9,6 +9,8 @@ const detailsSchema = z.object({
   identifier: z.string().nullable(),
   /** What /sys/block/nbdN/pid showed when it was connected: a thread of that attacher, maybe long gone. */
   connectorPid: z.int().positive().nullable(),
+  /** How many links the device was made with. */
+  connections: z.int().positive(),
   /** Inode numbers of all sockets that the kernel may hold for the device. */
   sockets: z.array(z.string()),
   /** Why the device was given up; null while it was not. */
@@ -20,6 +22,7 @@ export const noDetails: KernelDetails = {
   index: null,
   identifier: null,
   connectorPid: null,
+  connections: 1,
   sockets: [],
   failed: null,
 };

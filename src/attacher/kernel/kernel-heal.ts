@@ -10,6 +10,7 @@ import type { DeviceMemory } from './device-memory.ts';
 import type { KernelTools } from './kernel-tools.ts';
 import type { NbdDevice } from './nbd-devices.ts';
 import { devicePath } from './nbd-machine.ts';
+import { letRequestsWait } from './request-limits.ts';
 import { relink, requireSameExport, type RelinkRequest } from './relink.ts';
 
 /** A link that was found dead may not be dead for the kernel yet: it is asked so often. */
@@ -17,7 +18,7 @@ const attempts = 5;
 const betweenAttemptsMs = 100;
 
 /**
- * Whether a link needs a look: one of ours is dead, the kernel told of one, or there are links of another process
+ * Whether a device needs a look: another process may have ended while its requests were limited, a link of ours is dead, the kernel told of one, or there are links of another process
  * that were not looked at for a while.
  */
 export function needsLook(
@@ -25,8 +26,8 @@ export function needsLook(
   sockets: readonly string[],
   nowMs: number,
 ): boolean {
-  if (memory.isReported || memory.missing > 0 || memory.links.some((link) => link.isDead))
-    return true;
+  if (!memory.requestsWait || memory.isReported || memory.missing > 0) return true;
+  if (memory.links.some((link) => link.isDead)) return true;
   return hasUnknownLinks(memory, sockets) && nowMs >= memory.recheckAtMs;
 }
 
@@ -41,6 +42,10 @@ export async function healDevice(request: RelinkRequest, tools: KernelTools): Pr
   const { device, memory } = request;
   const { clock, timeouts } = tools;
   const wait = { clock, timeoutMs: timeouts.probeMs };
+  if (!memory.requestsWait) {
+    await letRequestsWait({ ...device, connections: request.details.connections }, tools);
+    memory.requestsWait = true;
+  }
   const probe = await confirmedProbe(request.export.uri, wait);
   if (probe.kind === 'refused')
     return stateOf(device, 'broken', `the export is refused: ${probe.reason}`);

@@ -25,7 +25,7 @@ import type {
 } from '../strategy.ts';
 import { DeviceMemory } from './device-memory.ts';
 import { encodeIdentifier } from './identifiers.ts';
-import { attachDevice, openOnce, sectorBytes } from './kernel-attach.ts';
+import { attachDevice } from './kernel-attach.ts';
 import {
   defaultKernelTimeouts,
   noDetails,
@@ -34,6 +34,7 @@ import {
   type KernelTimeouts,
 } from './kernel-details.ts';
 import { detachDevice } from './kernel-detach.ts';
+import { growDevice } from './kernel-grow.ts';
 import { giveUp, hasUnknownLinks, healDevice, needsLook, stateOf } from './kernel-heal.ts';
 import { LentSockets, type KernelTools } from './kernel-tools.ts';
 import type { NbdDevice } from './nbd-devices.ts';
@@ -57,6 +58,13 @@ export interface KernelStrategyOptions {
 }
 
 type ExportTarget = Target & { export: TargetExport };
+
+/** A device that is ours. */
+interface Found {
+  readonly device: NbdDevice;
+  readonly details: KernelDetails;
+  readonly memory: DeviceMemory;
+}
 
 const connectionsMax = 16;
 
@@ -95,7 +103,9 @@ export class KernelStrategy implements DeviceStrategy {
     const heldByUs = (): ReadonlySet<string> => this.#heldSockets();
     const own = new OwnDevices({ identity, control, machine, heldByUs });
     const indexes = new Mutex();
-    const tools = { control, machine, own, lent, indexes, timeouts, runCommand, clock, logger };
+    const deadTimeoutSeconds = this.#options.reconnectDelaySeconds ?? 3600;
+    const limits = { timeouts, deadTimeoutSeconds };
+    const tools = { ...limits, control, machine, own, lent, indexes, runCommand, clock, logger };
     const identifiers = this.#options.identifiers ?? control.hasIdentifiers;
     this.#started = { identity, identifiers, tools };
     const maxPart = await machine.maxPart();
@@ -125,7 +135,6 @@ export class KernelStrategy implements DeviceStrategy {
       target,
       identifier,
       connections: this.#connections,
-      deadTimeoutSeconds: this.#options.reconnectDelaySeconds ?? 3600,
       memory: this.#memory(target),
       save,
     };
@@ -152,25 +161,19 @@ export class KernelStrategy implements DeviceStrategy {
     if (before.state !== 'attached') throw cannotGrow(before);
     if (before.sizeBytes >= sizeBytes) return before;
     const { uri, readOnly } = target.export;
-    const { clock, timeouts, control, machine } = tools;
+    const { clock, timeouts } = tools;
     const probe = await probeExport(uri, { clock, timeoutMs: timeouts.probeMs });
     const offered = requireOffered(probe, readOnly);
     if (offered.sizeBytes < sizeBytes) {
       const why = `the export has ${offered.sizeBytes} bytes, not ${sizeBytes}`;
       throw new VolumeError('OUT_OF_RANGE', `grow the device: ${why}`);
     }
-    const { details, device } = await this.#requireLinked(target, saved);
-    const wholeBytes = Math.floor(offered.sizeBytes / sectorBytes) * sectorBytes;
-    const size = { sizeBytes: wholeBytes, blockSizeBytes: sectorBytes };
-    const { index } = device;
-    await control.reconfigure({ index, identifier: details.identifier, size });
-    const shown = (await machine.readDevice(index))?.sizeBytes ?? 0;
-    if (shown >= wholeBytes) {
-      await openOnce(index, tools);
-      return await this.inspect(target, saved);
-    }
-    const why = `${devicePath(index)} does not take the new size`;
-    throw new VolumeError('UNAVAILABLE', `grow the device: ${why}`);
+    const { details, device, memory } = await this.#requireLinked(target, saved);
+    const { connections } = details;
+    memory.requestsWait = false;
+    await growDevice({ ...device, connections }, offered.sizeBytes, tools);
+    memory.requestsWait = true;
+    return await this.inspect(target, saved);
   }
 
   async isSuspect(target: ExportTarget, saved: Details): Promise<boolean> {
@@ -245,10 +248,7 @@ export class KernelStrategy implements DeviceStrategy {
   }
 
   /** The target's device, or why there is none that works. */
-  async #find(
-    target: ExportTarget,
-    saved: Details,
-  ): Promise<{ device: NbdDevice; details: KernelDetails; memory: DeviceMemory } | Inspection> {
+  async #find(target: ExportTarget, saved: Details): Promise<Found | Inspection> {
     const { own } = this.#require().tools;
     const details = readDetails(saved);
     if (details === null || details.index === null)
@@ -288,10 +288,7 @@ export class KernelStrategy implements DeviceStrategy {
   }
 
   /** A size that is set while a link is dead would block the kernel's NBD client as a whole. */
-  async #requireLinked(
-    target: ExportTarget,
-    saved: Details,
-  ): Promise<{ device: NbdDevice; details: KernelDetails }> {
+  async #requireLinked(target: ExportTarget, saved: Details): Promise<Found> {
     const { tools } = this.#require();
     const found = await this.#find(target, saved);
     if ('state' in found) throw cannotGrow(found);

@@ -18,6 +18,8 @@ export interface KernelTools {
   /** Held while an index is given to a device, or freed and kept from being given. */
   readonly indexes: Mutex;
   readonly timeouts: KernelTimeouts;
+  /** How long the kernel keeps requests of a device without a link. */
+  readonly deadTimeoutSeconds: number;
   readonly runCommand: RunCommand;
   readonly clock: Clock;
   readonly logger: Logger;

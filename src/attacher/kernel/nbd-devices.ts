@@ -2,7 +2,7 @@
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { hasErrno } from '../../base/errno.ts';
-import { toVolumeError } from '../../volumes/errors.ts';
+import { toVolumeError, VolumeError } from '../../volumes/errors.ts';
 
 const sysBlock = '/sys/block';
 const sectorBytes = 512;
@@ -79,6 +79,29 @@ export async function setIoTimeout(
   } catch (error) {
     throw toVolumeError(error, `set the timeout of nbd${index}`);
   }
+}
+
+/** Requests of a device: how many are under way, and how many were answered since it was made. */
+export interface NbdProgress {
+  readonly inFlight: number;
+  readonly completed: number;
+}
+
+/** From the block layer's files inflight and stat (Documentation/block/stat.rst). INTERNAL when there are none. */
+export async function readNbdProgress(index: number, root = sysBlock): Promise<NbdProgress> {
+  const folder = join(root, `nbd${index}`);
+  const inFlight = parseCounts(await readAttribute(join(folder, 'inflight')));
+  const counts = parseCounts(await readAttribute(join(folder, 'stat')));
+  if (inFlight.length < 2 || counts.length < 11)
+    throw new VolumeError('INTERNAL', `read the requests of nbd${index}: sysfs does not tell`);
+  // Reads, writes, and where the kernel has them, discards and flushes.
+  const completed = [0, 4, 11, 15].reduce((sum, at) => sum + (counts[at] ?? 0), 0);
+  return { inFlight: inFlight.reduce((sum, count) => sum + count, 0), completed };
+}
+
+function parseCounts(text: string | null): number[] {
+  const words = (text ?? '').trim().split(/\s+/);
+  return words.map((word) => parseCount(word) ?? NaN).filter((count) => !Number.isNaN(count));
 }
 
 function parseCount(text: string | null): number | null {

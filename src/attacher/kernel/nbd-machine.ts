@@ -9,8 +9,10 @@ import {
   listNbdDevices,
   maxPart,
   readNbdDevice,
+  readNbdProgress,
   setIoTimeout,
   type NbdDevice,
+  type NbdProgress,
 } from './nbd-devices.ts';
 
 /** An open device: the kernel gives its index to nobody else. */
@@ -26,6 +28,7 @@ export interface NbdMachine {
   /** Never settles while the kernel lets nobody open the device. */
   hold(index: number): Promise<DeviceHold>;
   setIoTimeout(index: number, timeoutMs: number): Promise<void>;
+  readProgress(index: number): Promise<NbdProgress>;
   maxPart(): Promise<number | null>;
   /** Inode numbers of the unix sockets that somebody holds. */
   listSockets(): Promise<ReadonlySet<string>>;
@@ -47,6 +50,7 @@ export const thisMachine: NbdMachine = {
     }
   },
   hold: (index) => open(devicePath(index), 'r'),
+  readProgress: (index) => readNbdProgress(index),
   setIoTimeout: (index, timeoutMs) => setIoTimeout(index, timeoutMs),
   maxPart: () => maxPart(),
   listSockets: () => listSocketInodes(),

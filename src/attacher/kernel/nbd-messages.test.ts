@@ -71,6 +71,11 @@ describe('RECONFIGURE', () => {
       request: { size: { sizeBytes: 64 * 1024 * 1024, blockSizeBytes: 512 } },
       expected: sizes,
     },
+    {
+      what: 'timeouts',
+      request: { timeouts: { requestSeconds: 30, deadSeconds: 3600 } },
+      expected: ['0c00 0400 1e00000000000000', dead],
+    },
   ])('of $what', ({ request, expected }) => {
     expect(encodeReconfigure({ index: 2, identifier: 'v#', ...request })).toEqual(
       hex('03 01 0000', index, ...expected, '0700 0a00 762300 00'),

@@ -52,6 +52,11 @@ export interface NbdReconfigureRequest {
   readonly identifier: string | null;
   readonly sockets?: readonly number[];
   readonly size?: { readonly sizeBytes: number; readonly blockSizeBytes: number };
+  /**
+   * requestSeconds: after which a request that has no answer is sent again on another link; 0 for never. It also sets
+   * the block layer's timer, to 30 s for 0. deadSeconds: how long requests wait for a link.
+   */
+  readonly timeouts?: { readonly requestSeconds: number; readonly deadSeconds: number };
 }
 
 export interface NbdDeviceStatus {
@@ -84,6 +89,7 @@ export function encodeReconfigure(request: NbdReconfigureRequest): Buffer {
     attributes: [
       attributeU32(attributes.INDEX, request.index),
       ...(request.size === undefined ? [] : encodeSize(request.size)),
+      ...(request.timeouts === undefined ? [] : encodeTimeouts(request.timeouts)),
       ...(request.sockets === undefined ? [] : [encodeSockets(request.sockets)]),
       ...encodeIdentifier(request.identifier),
     ],
@@ -101,6 +107,13 @@ export function encodeDisconnect(index: number): Buffer {
 /** Of all devices. */
 export function encodeStatus(): Buffer {
   return encodeGeneric({ command: commands.STATUS, version, attributes: [] });
+}
+
+function encodeTimeouts(timeouts: { requestSeconds: number; deadSeconds: number }): Buffer[] {
+  return [
+    attributeU64(attributes.TIMEOUT, timeouts.requestSeconds),
+    attributeU64(attributes.DEAD_CONN_TIMEOUT, timeouts.deadSeconds),
+  ];
 }
 
 function encodeSize(size: { sizeBytes: number; blockSizeBytes: number }): Buffer[] {
