@@ -21,7 +21,7 @@ import type { NbdkitServer } from '../support/attach-nbdkit.ts';
 import { loadModule } from '../support/guest-modules.ts';
 import { countFrom } from '../support/real-driver.ts';
 
-const kills = countFrom('KILLS', 3);
+const kills = countFrom('KILLS', 2);
 const sizeBytes = 16 * MiB;
 const volumeId = 'crash';
 const childPath = fileURLToPath(new URL('../support/attach-kernel-child.ts', import.meta.url));
