@@ -22,10 +22,10 @@ import {
   type Phase,
 } from './records.ts';
 import { startStrategies } from './choose-strategy.ts';
+import { DeviceLocks } from './device-locks.ts';
 import { defaultMonitorLimits, DeviceMonitor, type MonitorLimits } from './device-monitor.ts';
 import { noMetrics, type AttacherMetrics } from './metrics.ts';
 import type { DeviceStrategy, Inspection, SaveDetails, Target, TargetExport } from './strategy.ts';
-import { waitUntil } from './waiting.ts';
 
 export interface AttacherOptions {
   readonly stateDirectory: string;
@@ -64,9 +64,7 @@ export class AttacherService implements DeviceService {
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #monitor: DeviceMonitor;
-  readonly #busy = new Set<string>();
-  /** Repairs that run, by volume. */
-  readonly #repairs = new Map<string, Promise<unknown>>();
+  readonly #locks = new DeviceLocks();
   /** Those that run here. */
   #strategies: readonly DeviceStrategy[] = [];
   #instanceId = '';
@@ -105,6 +103,9 @@ export class AttacherService implements DeviceService {
         this.#monitor.nudge(key);
       });
     }
+    // What works, or may be healed, waits for nothing else.
+    for (const entry of stored)
+      if ('record' in entry && this.#outlived(entry.record)) this.#watch(entry.record);
     const limit = pLimit(concurrency);
     await Promise.all(
       stored.map((entry) =>
@@ -132,9 +133,8 @@ export class AttacherService implements DeviceService {
   async close(): Promise<void> {
     this.#state = 'closed';
     await this.#monitor.close();
-    const idle = (): Promise<boolean> => Promise.resolve(this.#busy.size === 0);
-    if (!(await waitUntil(this.#clock, { timeoutMs: closeTimeoutMs, everyMs: 20 }, idle))) {
-      this.#logger.warn('closed with operations running', { operations: this.#busy.size });
+    if (!(await this.#locks.idle(this.#clock, closeTimeoutMs))) {
+      this.#logger.warn('closed with operations running', { operations: this.#locks.size });
     }
     for (const strategy of this.#strategies) await strategy.close();
   }
@@ -269,7 +269,7 @@ export class AttacherService implements DeviceService {
   async #recover(record: AttachmentRecord): Promise<void> {
     const { volumeId, phase } = record;
     try {
-      await this.#locked(volumeId, () => this.#recoverLocked(record));
+      await this.#locks.request(volumeId, () => this.#recoverLocked(record));
     } catch (error) {
       // One volume's trouble must not keep the others from being served.
       this.#logger.error('device could not be recovered', { volumeId, phase, error });
@@ -292,10 +292,14 @@ export class AttacherService implements DeviceService {
       await this.#removeDevice(record, strategy);
       return;
     }
-    this.#watch(record);
     const { path, state, reason } = await this.#inspect(record);
     const log = state === 'attached' ? 'info' : 'warn';
     this.#logger[log]('device found', { volumeId, device: path, state, reason });
+  }
+
+  /** Whether the device is whole, and of this boot. */
+  #outlived({ phase, bootId }: AttachmentRecord): boolean {
+    return phase === 'attached' && bootId === this.#bootId;
   }
 
   #watch({ volumeId, strategy: name }: AttachmentRecord): void {
@@ -323,7 +327,7 @@ export class AttacherService implements DeviceService {
     volumeId: string,
     work: (attachment: Attachment, save: SaveDetails) => Promise<T>,
   ): Promise<T> {
-    const repair = this.#locked(volumeId, async () => {
+    return await this.#locks.repair(volumeId, async () => {
       const attachment = await this.#require(volumeId);
       let latest = attachment.record;
       return await work(attachment, async (details) => {
@@ -331,12 +335,6 @@ export class AttacherService implements DeviceService {
         await this.#records.write(latest);
       });
     });
-    this.#repairs.set(volumeId, repair);
-    try {
-      return await repair;
-    } finally {
-      this.#repairs.delete(volumeId);
-    }
   }
 
   async #inspect(record: AttachmentRecord): Promise<Device> {
@@ -402,22 +400,7 @@ export class AttacherService implements DeviceService {
 
   async #exclusively<T>(volumeId: string, work: () => Promise<T>): Promise<T> {
     this.#requireStarted();
-    // It is bounded, and its outcome is its own business.
-    await this.#repairs.get(volumeId)?.catch(() => undefined);
-    return await this.#locked(volumeId, work);
-  }
-
-  async #locked<T>(volumeId: string, work: () => Promise<T>): Promise<T> {
-    if (this.#busy.has(volumeId)) {
-      const why = 'another operation on its device is running';
-      throw new VolumeError('OPERATION_PENDING', `device of ${volumeId}: ${why}`);
-    }
-    this.#busy.add(volumeId);
-    try {
-      return await work();
-    } finally {
-      this.#busy.delete(volumeId);
-    }
+    return await this.#locks.request(volumeId, work);
   }
 
   #requireStarted(): void {

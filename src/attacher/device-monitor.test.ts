@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { systemClock } from '../base/clock.ts';
-import { silentLogger, type Logger } from '../base/logger.ts';
+import { silentLogger } from '../base/logger.ts';
 import type { DeviceState } from '../volumes/device-service.ts';
 import { VolumeError } from '../volumes/errors.ts';
 import { DeviceMonitor, type MonitorLimits, type WatchedDevice } from './device-monitor.ts';
@@ -24,6 +24,8 @@ class Device implements WatchedDevice {
   heals = 0;
   failures: string[] = [];
   failing: (() => Promise<void>) | null = null;
+  healed = false;
+  onHeal: () => void = () => undefined;
 
   isSuspect(): Promise<boolean> {
     this.looks += 1;
@@ -32,10 +34,17 @@ class Device implements WatchedDevice {
 
   heal(): Promise<Inspection> {
     this.heals += 1;
-    const { state } = this;
+    this.onHeal();
+    const { state, healed } = this;
     if (state === 'throws') return Promise.reject(new VolumeError('UNAVAILABLE', 'heal: no'));
     if (state === 'busy') return Promise.reject(new VolumeError('OPERATION_PENDING', 'busy'));
-    return Promise.resolve({ path: '/dev/x', sizeBytes: 1, state, reason: `it is ${state}` });
+    return Promise.resolve({
+      path: '/dev/x',
+      sizeBytes: 1,
+      state,
+      reason: `it is ${state}`,
+      healed,
+    });
   }
 
   async fail(reason: string): Promise<void> {
@@ -71,9 +80,13 @@ function counting(): Counted {
   return counted;
 }
 
-function open(options: { metrics?: AttacherMetrics; logger?: Logger } = {}): DeviceMonitor {
-  const { metrics = noMetrics, logger = silentLogger } = options;
-  const monitor = new DeviceMonitor({ clock: systemClock, logger, metrics, limits });
+function open(options: { metrics?: AttacherMetrics; refusedMs?: number } = {}): DeviceMonitor {
+  const { metrics = noMetrics, refusedMs = limits.refusedMs } = options;
+  const common = { clock: systemClock, logger: silentLogger, metrics };
+  const monitor = new DeviceMonitor({
+    ...common,
+    limits: { ...limits, refusedMs, giveUpMs: Math.max(limits.giveUpMs, 4 * refusedMs) },
+  });
   monitors.push(monitor);
   return monitor;
 }
@@ -113,6 +126,35 @@ describe('a device that works', () => {
     await until(() => device.heals >= 2);
     expect(device.looks).toBeLessThan(3);
   });
+});
+
+test('a device that is healed at the first attempt is counted', async () => {
+  const metrics = counting();
+  const device = new Device();
+  const monitor = open({ metrics });
+  monitor.watch('key', device);
+  await until(() => device.heals === 1);
+  expect(metrics.pausesMs).toEqual([]);
+  device.healed = true;
+  monitor.nudge('key');
+  await until(() => metrics.pausesMs.length === 1);
+});
+
+test('a link that dies as soon as it is made is not made without a pause', async () => {
+  const device = new Device();
+  const monitor = open();
+  device.onHeal = () => {
+    monitor.nudge('key');
+  };
+  for (const state of ['attached', 'waiting'] as const) {
+    device.state = state;
+    monitor.watch('key', device);
+    const { heals } = device;
+    await systemClock.sleep(100);
+    // 50 pauses of 2 ms at most, were the timers exact.
+    expect(device.heals - heals).toBeLessThan(55);
+    expect(device.heals - heals).toBeGreaterThan(1);
+  }
 });
 
 describe('a device in trouble', () => {
@@ -168,12 +210,15 @@ describe('a device in trouble', () => {
   test('is not given up for refusals that end', async () => {
     const metrics = counting();
     const device = new Device();
-    open({ metrics }).watch('key', device);
-    for (let round = 0; round < 6; round++) {
+    const refusedMs = 1000;
+    open({ metrics, refusedMs }).watch('key', device);
+    const startMs = performance.now();
+    while (performance.now() - startMs < 1.5 * refusedMs) {
+      const round = device.heals;
       device.suspect = true;
       device.state = 'broken';
       await until(() => metrics.counts.broken === 1);
-      await systemClock.sleep(limits.refusedMs / 3);
+      await systemClock.sleep(refusedMs / 20);
       device.state = round % 2 === 0 ? 'waiting' : 'attached';
       await until(() => metrics.counts.broken === 0);
     }

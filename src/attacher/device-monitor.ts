@@ -116,7 +116,7 @@ class Watch {
   readonly #options: WatchOptions;
   readonly #logger: Logger;
   #trouble: Trouble | null = null;
-  #stopped = false;
+  readonly #stop = new AbortController();
   /** Nothing is known of a device that was just attached, or found at the start. */
   #nudged = true;
   #pause = new AbortController();
@@ -128,19 +128,19 @@ class Watch {
   }
 
   stop(): void {
-    this.#stopped = true;
-    this.#pause.abort();
+    this.#stop.abort();
   }
 
   nudge(): void {
     this.#nudged = true;
-    this.#pause.abort();
+    // One in trouble is looked at often enough, and gives a server time that closes what it has just accepted.
+    if (this.#trouble === null) this.#pause.abort();
   }
 
   /** Until stop() or until the device was given up. Never rejects. */
   async run(): Promise<void> {
     let again = false;
-    while (!this.#isStopped()) {
+    while (!this.#stop.signal.aborted) {
       const hasReason: boolean = this.#nudged || again;
       this.#nudged = false;
       again = false;
@@ -158,22 +158,23 @@ class Watch {
     }
   }
 
-  #isStopped(): boolean {
-    return this.#stopped;
-  }
-
-  /** nudge() and stop() end it. */
+  /** stop() ends it at once; nudge(), where nothing is wrong, after the shortest pause. */
   async #sleep(ms: number): Promise<void> {
-    if (this.#stopped || this.#nudged) return;
+    const { clock, limits } = this.#options;
+    const firstMs = Math.min(ms, limits.retryMsFirst);
+    await clock.sleep(firstMs, this.#stop.signal).catch(() => undefined);
+    if (this.#stop.signal.aborted || (this.#nudged && this.#trouble === null)) return;
     this.#pause = new AbortController();
-    await this.#options.clock.sleep(ms, this.#pause.signal).catch(() => undefined);
+    const ended = AbortSignal.any([this.#stop.signal, this.#pause.signal]);
+    await clock.sleep(ms - firstMs, ended).catch(() => undefined);
   }
 
   async #look(hasReason: boolean): Promise<'watched' | 'given up'> {
     if (this.#trouble === null && !hasReason && !(await this.#device.isSuspect())) return 'watched';
+    const startMs = this.#options.clock.monotonicMs();
     const inspection = await this.#options.limit(() => this.#heal());
     if (inspection.state === 'attached') {
-      this.#works();
+      this.#works(inspection.healed === true ? startMs : null);
       return 'watched';
     }
     this.#note(inspection);
@@ -196,12 +197,13 @@ class Watch {
     }
   }
 
-  #works(): void {
-    const trouble = this.#trouble;
+  /** `healedSinceMs`: when the attempt began that made it work; null when it did not have to. */
+  #works(healedSinceMs: number | null): void {
+    const sinceMs = this.#trouble?.sinceMs ?? healedSinceMs;
     this.#trouble = null;
     this.#enter('attached');
-    if (trouble === null) return;
-    const pauseMs = Math.round(this.#options.clock.monotonicMs() - trouble.sinceMs);
+    if (sinceMs === null) return;
+    const pauseMs = Math.round(this.#options.clock.monotonicMs() - sinceMs);
     this.#logger.info('device works again', { pauseMs });
     this.#options.metrics.healed(pauseMs);
   }
@@ -213,7 +215,7 @@ class Watch {
     if (last === null || this.state !== state) {
       this.#logger.warn('device does not work', { device: path, state, reason });
     }
-    if (last !== null) metrics.healFailed();
+    metrics.healFailed();
     this.#trouble = {
       sinceMs: last?.sinceMs ?? nowMs,
       refusedSinceMs: state === 'broken' ? (last?.refusedSinceMs ?? nowMs) : null,

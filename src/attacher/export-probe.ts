@@ -1,6 +1,7 @@
 /** What strategies make of the server's answer about an export. */
 import type { Clock } from '../base/clock.ts';
 import { codeOfOptionError } from '../nbd/errors.ts';
+import { optionReplies } from '../nbd/protocol.ts';
 import { VolumeError } from '../volumes/errors.ts';
 import { probeExport, type ExportProbe } from './nbd-probe.ts';
 
@@ -30,4 +31,23 @@ export function requireOffered(probe: ExportProbe, readOnly: boolean): { sizeByt
     throw new VolumeError('READ_ONLY', 'attach read-write: the export is read-only');
   }
   return probe;
+}
+
+/**
+ * What the answer means for a device that is attached; null when nothing is wrong. Only an export that does not exist
+ * any more is lost: a volume that cannot be opened now may be mended, and its device's I/O can wait for that.
+ */
+export function troubleOf(
+  probe: ExportProbe,
+): { readonly state: 'waiting' | 'broken'; readonly reason: string } | null {
+  if (probe.kind === 'offered') return null;
+  if (probe.kind === 'unreachable')
+    return { state: 'waiting', reason: `the volumedriver does not answer: ${probe.reason}` };
+  if (isGone(probe)) return { state: 'broken', reason: `the export is refused: ${probe.reason}` };
+  return { state: 'waiting', reason: `the export is refused for now: ${probe.reason}` };
+}
+
+/** Whether waiting for the export is in vain. */
+export function isGone(probe: ExportProbe): boolean {
+  return probe.kind === 'refused' && probe.reply === optionReplies.ERR_UNKNOWN;
 }

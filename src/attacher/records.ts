@@ -31,6 +31,9 @@ const recordSchema = z.object({
 });
 export type AttachmentRecord = Readonly<z.infer<typeof recordSchema>>;
 
+/** Why nothing is known of a device whose details another version wrote: no reason to give it up. */
+export const unreadable = 'this version cannot read what its record says of it';
+
 export type StoredRecord =
   | { readonly key: string; readonly record: AttachmentRecord }
   | { readonly key: string; readonly problem: string };

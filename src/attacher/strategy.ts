@@ -33,6 +33,8 @@ export interface Inspection {
   readonly state: DeviceState;
   /** Empty when the state is `attached`. */
   readonly reason: string;
+  /** heal() has just made it work again; absent where nobody can know. */
+  readonly healed?: boolean;
 }
 
 /** Whose devices these are; devices of other identities are never touched. */

@@ -51,7 +51,10 @@ export function beyondEndError(command: number): NbdError {
   return command === commands.WRITE || command === commands.WRITE_ZEROES ? ENOSPC : EINVAL;
 }
 
-/** SHUTDOWN is the one reply that says: not now. Clients wait then, where any other refusal is meant for good. */
+/**
+ * UNKNOWN says that there is no such export, and will be none: who has it attached gives it up. A generation is a part of
+ * its name, so one that is FENCED is unknown. SHUTDOWN says: not now. POLICY is for all that may change in time.
+ */
 const optionErrors = {
   INVALID_ARGUMENT: optionReplies.ERR_UNKNOWN,
   VOLUME_NOT_FOUND: optionReplies.ERR_UNKNOWN,
@@ -70,7 +73,7 @@ const optionErrors = {
   NOT_CAPABLE: optionReplies.ERR_POLICY,
   NOT_IMPLEMENTED: optionReplies.ERR_UNSUP,
   READ_ONLY: optionReplies.ERR_POLICY,
-  FENCED: optionReplies.ERR_POLICY,
+  FENCED: optionReplies.ERR_UNKNOWN,
   HALTED: optionReplies.ERR_POLICY,
   CORRUPT: optionReplies.ERR_POLICY,
   UNAVAILABLE: optionReplies.ERR_SHUTDOWN,

@@ -14,7 +14,7 @@ import type { Clock } from '../../base/clock.ts';
 import type { Logger } from '../../base/logger.ts';
 import type { RunCommand } from '../../volumes/command.ts';
 import { VolumeError } from '../../volumes/errors.ts';
-import { confirmedProbe, requireOffered } from '../export-probe.ts';
+import { confirmedProbe, isGone, requireOffered, troubleOf } from '../export-probe.ts';
 import { listMounts } from '../mounts.ts';
 import { probeExport, type ExportProbe } from '../nbd-probe.ts';
 import { isAlive } from '../../base/processes.ts';
@@ -26,6 +26,7 @@ import type {
   Target,
   TargetExport,
 } from '../strategy.ts';
+import { unreadable } from '../records.ts';
 import { waitUntil } from '../waiting.ts';
 import {
   defaultFuseTimeouts,
@@ -62,6 +63,8 @@ export interface FuseStrategyOptions {
 }
 
 type ExportTarget = Target & { export: TargetExport };
+
+const works = { state: 'attached', reason: '' } as const;
 
 /** The daemon reconnects by itself; only an export that is refused meanwhile is for us to find. */
 const probeEveryMs = 10_000;
@@ -169,8 +172,7 @@ export class FuseStrategy implements DeviceStrategy {
           volumeId: target.export?.volumeId ?? '',
           key: target.key,
         }),
-        refused: async () =>
-          uri !== undefined && (await this.#confirmedProbe(uri)).kind === 'refused',
+        refused: async () => uri !== undefined && isGone(await this.#confirmedProbe(uri)),
       },
     );
     await rm(folder.path, { recursive: true, force: true });
@@ -216,7 +218,9 @@ export class FuseStrategy implements DeviceStrategy {
     saved: Details,
     { reason, save }: { reason: string; save: SaveDetails },
   ): Promise<void> {
-    const details = { ...(readDetails(saved) ?? noDetails), failed: reason };
+    const known = readDetails(saved);
+    if (known === null) throw new VolumeError('CORRUPT', `give the device up: ${unreadable}`);
+    const details = { ...known, failed: reason };
     await save(details);
     const folder = this.#folder(target);
     for (const daemon of await findDaemons(folder, this.#program, details.daemon)) {
@@ -230,7 +234,8 @@ export class FuseStrategy implements DeviceStrategy {
   async inspect(target: ExportTarget, saved: Details): Promise<Inspection> {
     const details = readDetails(saved);
     const device = details?.device ?? null;
-    if (details === null || device === null) return broken('', 0, 'the record names no device');
+    if (details === null) return { path: '', sizeBytes: 0, state: 'waiting', reason: unreadable };
+    if (device === null) return broken('', 0, 'the record names no device');
     const folder = this.#folder(target);
     if (!(await this.#loops.isOurs(device, backingOf(folder, details)))) {
       return broken(device, 0, `${device} does not belong to this volume any more`);
@@ -239,11 +244,8 @@ export class FuseStrategy implements DeviceStrategy {
     const trouble = details.failed ?? (await daemonTrouble(folder, details));
     if (trouble !== null) return broken(device, sizeBytes, trouble);
     const probe = await this.#confirmedProbe(target.export.uri);
-    if (probe.kind === 'refused')
-      return broken(device, sizeBytes, `the export is refused: ${probe.reason}`);
-    if (probe.kind === 'offered') return { path: device, sizeBytes, state: 'attached', reason: '' };
-    const reason = `the volumedriver does not answer: ${probe.reason}`;
-    return { path: device, sizeBytes, state: 'waiting', reason };
+    const { state, reason } = troubleOf(probe) ?? works;
+    return { path: device, sizeBytes, state, reason };
   }
 
   async list(): Promise<string[]> {

@@ -4,7 +4,7 @@
  * fail, so that nothing hangs on it.
  */
 import { toVolumeError } from '../../volumes/errors.ts';
-import { confirmedProbe } from '../export-probe.ts';
+import { confirmedProbe, isGone } from '../export-probe.ts';
 import type { TargetExport } from '../strategy.ts';
 import type { DeviceMemory } from './device-memory.ts';
 import type { KernelDetails } from './kernel-details.ts';
@@ -60,7 +60,7 @@ async function isWritten(request: DetachRequest, tools: KernelTools): Promise<bo
 }
 
 async function isRefused(uri: string, { clock, timeouts }: KernelTools): Promise<boolean> {
-  return (await confirmedProbe(uri, { clock, timeoutMs: timeouts.probeMs })).kind === 'refused';
+  return isGone(await confirmedProbe(uri, { clock, timeoutMs: timeouts.probeMs }));
 }
 
 /** blockdev writes what is dirty, also of a filesystem that is still mounted; sync has the server store it. */

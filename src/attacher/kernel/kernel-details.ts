@@ -10,7 +10,7 @@ const detailsSchema = z.object({
   /** What /sys/block/nbdN/pid showed when it was connected: a thread of that attacher, maybe long gone. */
   connectorPid: z.int().positive().nullable(),
   /** How many links the device was made with. */
-  connections: z.int().positive(),
+  connections: z.int().positive().default(1),
   /** Inode numbers of all sockets that the kernel may hold for the device. */
   sockets: z.array(z.string()),
   /** Why the device was given up; null while it was not. */

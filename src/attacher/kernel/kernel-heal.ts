@@ -4,14 +4,14 @@
  */
 import { describeError } from '../../base/logger.ts';
 import { hasCode } from '../../volumes/errors.ts';
-import { confirmedProbe } from '../export-probe.ts';
+import { confirmedProbe, troubleOf } from '../export-probe.ts';
 import type { Inspection } from '../strategy.ts';
 import type { DeviceMemory } from './device-memory.ts';
 import type { KernelTools } from './kernel-tools.ts';
 import type { NbdDevice } from './nbd-devices.ts';
 import { devicePath } from './nbd-machine.ts';
 import { letRequestsWait } from './request-limits.ts';
-import { relink, requireSameExport, type RelinkRequest } from './relink.ts';
+import { relink, type RelinkRequest } from './relink.ts';
 
 /** A link that was found dead may not be dead for the kernel yet: it is asked so often. */
 const attempts = 5;
@@ -47,18 +47,16 @@ export async function healDevice(request: RelinkRequest, tools: KernelTools): Pr
     memory.requestsWait = true;
   }
   const probe = await confirmedProbe(request.export.uri, wait);
-  if (probe.kind === 'refused')
-    return stateOf(device, 'broken', `the export is refused: ${probe.reason}`);
-  if (probe.kind === 'unreachable')
-    return stateOf(device, 'waiting', `the volumedriver does not answer: ${probe.reason}`);
+  const trouble = troubleOf(probe);
+  if (trouble !== null) return stateOf(device, trouble.state, trouble.reason);
   try {
-    requireSameExport(request, { sizeBytes: probe.sizeBytes, isReadOnly: probe.readOnly });
     for (let attempt = 0; attempt < attempts; attempt++) {
       if (attempt > 0) await clock.sleep(betweenAttemptsMs);
       memory.isReported = false;
-      if ((await relink(request, tools)) !== 'linked') continue;
+      const relinked = await relink(request, tools);
+      if (relinked === 'not-yet') continue;
       memory.recheckAtMs = clock.monotonicMs() + timeouts.recheckMs;
-      return stateOf(device, 'attached', '');
+      return { ...stateOf(device, 'attached', ''), healed: relinked === 'linked' };
     }
   } catch (error) {
     memory.isReported = true;

@@ -12,8 +12,9 @@ import { Mutex } from '../../base/mutex.ts';
 import { parseNbdUri } from '../../nbd/uri.ts';
 import type { RunCommand } from '../../volumes/command.ts';
 import { VolumeError } from '../../volumes/errors.ts';
-import { confirmedProbe, requireOffered } from '../export-probe.ts';
+import { confirmedProbe, requireOffered, troubleOf } from '../export-probe.ts';
 import { probeExport } from '../nbd-probe.ts';
+import { unreadable } from '../records.ts';
 import type {
   AttacherIdentity,
   Details,
@@ -209,7 +210,8 @@ export class KernelStrategy implements DeviceStrategy {
     failure: { reason: string; save: SaveDetails },
   ): Promise<void> {
     const { tools } = this.#require();
-    const details = readDetails(saved) ?? noDetails;
+    const details = readDetails(saved);
+    if (details === null) throw new VolumeError('CORRUPT', `give the device up: ${unreadable}`);
     await failure.save({ ...details, failed: details.failed ?? failure.reason });
     const device = await tools.own.recorded(target.key, details);
     if (device !== null) await giveUp(device, this.#memory(target), tools);
@@ -227,10 +229,8 @@ export class KernelStrategy implements DeviceStrategy {
     if (details.failed !== null) return stateOf(device, 'broken', details.failed);
     const wait = { clock, timeoutMs: timeouts.probeMs };
     const probe = await confirmedProbe(target.export.uri, wait);
-    if (probe.kind === 'refused')
-      return stateOf(device, 'broken', `the export is refused: ${probe.reason}`);
-    if (probe.kind === 'unreachable')
-      return stateOf(device, 'waiting', `the volumedriver does not answer: ${probe.reason}`);
+    const trouble = troubleOf(probe);
+    if (trouble !== null) return stateOf(device, trouble.state, trouble.reason);
     if (memory.missing > 0 || memory.links.some((link) => link.isDead))
       return stateOf(device, 'waiting', 'it is being reconnected');
     return stateOf(device, 'attached', '');
@@ -251,7 +251,8 @@ export class KernelStrategy implements DeviceStrategy {
   async #find(target: ExportTarget, saved: Details): Promise<Found | Inspection> {
     const { own } = this.#require().tools;
     const details = readDetails(saved);
-    if (details === null || details.index === null)
+    if (details === null) return { path: '', sizeBytes: 0, state: 'waiting', reason: unreadable };
+    if (details.index === null)
       return { path: '', sizeBytes: 0, state: 'broken', reason: 'the record names no device' };
     const path = devicePath(details.index);
     const memory = this.#memory(target);

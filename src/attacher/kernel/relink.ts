@@ -20,8 +20,11 @@ export interface RelinkRequest {
   readonly save: SaveDetails;
 }
 
-/** linked: every link that we know works. not-yet: the kernel has not noticed yet that a link died. */
-export type Relinked = 'linked' | 'not-yet';
+/**
+ * linked: the kernel took new links. alive: it took none, and no link that we know is dead. not-yet: it has not noticed
+ * yet that a link died.
+ */
+export type Relinked = 'linked' | 'alive' | 'not-yet';
 
 /** Codes as openLinks(); OUT_OF_RANGE and READ_ONLY when the export is not what the device is any more. */
 export async function relink(request: RelinkRequest, tools: KernelTools): Promise<Relinked> {
@@ -61,7 +64,8 @@ export async function relink(request: RelinkRequest, tools: KernelTools): Promis
   // When the kernel holds none of the old ones, it has none left to replace.
   memory.missing = before.length === 0 ? 0 : Math.max(0, memory.missing - taken);
   await request.save({ ...details, sockets: [...inodesOf(memory.links), ...others] });
-  return memory.missing > 0 && taken === 0 ? 'not-yet' : 'linked';
+  if (taken > 0) return 'linked';
+  return memory.missing > 0 ? 'not-yet' : 'alive';
 }
 
 /** Keeps those of `fresh` that the kernel took. `others` are sockets that it holds and of which we have nothing. */
@@ -94,7 +98,7 @@ function inodesOf(links: readonly Link[]): string[] {
 }
 
 /** An export that shrank or lost its writes would make I/O fail that the device allows. */
-export function requireSameExport(
+function requireSameExport(
   { device, export: { readOnly } }: Pick<RelinkRequest, 'device' | 'export'>,
   offered: { sizeBytes: number; isReadOnly: boolean },
 ): void {
