@@ -31,7 +31,7 @@ export interface RealDriverOptions {
   readonly backendDirectory?: string;
   /** Added to the volumedriver's command line. */
   readonly volumedriverFlags?: readonly string[];
-  /** Added to the attacher's. */
+  /** Added to the attacher's: FUSE devices unless given, whatever this machine's kernel has. */
   readonly attacherFlags?: readonly string[];
 }
 
@@ -171,6 +171,10 @@ export class RealDriver {
     return join(name === 'csi' ? this.#run : folder, `${name}.sock`);
   }
 
+  get #attacherFlags(): readonly string[] {
+    return this.#options.attacherFlags ?? ['--strategy', 'fuse'];
+  }
+
   #arguments(role: Role): string[] {
     const [nbd, api, attacher, csi] = (['nbd', 'api', 'attacher', 'csi'] as const).map(
       (name) => `unix:${this.#socket(name)}`,
@@ -184,14 +188,14 @@ export class RealDriver {
     const flags = this.#options.volumedriverFlags ?? [];
     switch (role) {
       case 'all':
-        return [...storage, '--csi', csi, '--node-id', nodeId, ...flags];
+        return [...storage, '--csi', csi, '--node-id', nodeId, ...flags, ...this.#attacherFlags];
       case 'volumedriver':
         return [...storage, '--nbd', nbd, '--api', api, '--node-id', nodeId, ...flags];
       case 'attacher':
         return [
           ...['--listen', attacher, '--volumedriver', api],
           ...['--state-dir', join(this.sandbox.path, 'state', 'attacher')],
-          ...(this.#options.attacherFlags ?? []),
+          ...this.#attacherFlags,
         ];
       case 'plugin':
         return [
