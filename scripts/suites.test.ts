@@ -10,6 +10,8 @@ describe('suiteOf', () => {
     ['src/attacher/fuse/grow.test.ts', 'attach and kernel'],
     ['src/node/mountinfo.test.ts', 'attach and kernel'],
     ['test/kernel/nested/deep/x.test.ts', 'attach and kernel'],
+    ['test/kernel/attach-kernel.test.ts', 'guest kernels'],
+    ['test/kernel/power-cut.test.ts', 'guest kernels'],
     ['test/demo/demo.test.ts', 'attach and kernel'],
     ['test/conformance/attach.test.ts', 'attach and kernel'],
     ['test/conformance/csi-node.test.ts', 'attach and kernel'],

@@ -35,6 +35,12 @@ export const suites: readonly Suite[] = [
     ],
   },
   {
+    name: 'guest kernels',
+    budgetMinutes: 5,
+    patterns: ['test/kernel/{attach-kernel,product-kernel,power-cut,grow}.test.ts'],
+    inBand: false,
+  },
+  {
     name: 'attach and kernel',
     budgetMinutes: 5,
     patterns: [

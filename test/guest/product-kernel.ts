@@ -18,7 +18,7 @@ import type { Pod } from '../support/real-csi.ts';
 import { SeededRandom } from '../support/seeded-random.ts';
 import { guestDiskPath } from '../support/uml.ts';
 
-const rounds = countFrom('KERNEL_ROUNDS', 6);
+const rounds = countFrom('KERNEL_ROUNDS', 20);
 const memoryTimes = countFrom('MEMORY_TIMES', 3);
 const attachCount = countFrom('ATTACHES', 10);
 const seed = countFrom('SEED', 1);
