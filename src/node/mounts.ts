@@ -7,6 +7,7 @@ import { readFile, realpath } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { systemClock } from '../base/clock.ts';
 import { hasErrno } from '../base/errno.ts';
+import { describeError } from '../base/logger.ts';
 import { commandErrorOf, type RunCommand } from '../volumes/command.ts';
 import type { DeviceState } from '../volumes/device-service.ts';
 import { hasCode, toVolumeError, VolumeError } from '../volumes/errors.ts';
@@ -31,6 +32,17 @@ export interface FilesystemUsage {
   readonly inodes: { total: number; used: number; available: number };
 }
 
+/** What somebody says of a mount to be removed who knows the device under it; the filesystem reads what is cached. */
+export interface UnmountAdvice {
+  /**
+   * Asked while a process uses the mount: that process waits in vain when the device is broken, or waits for longer
+   * than an unmount may take.
+   */
+  deviceState(): Promise<DeviceState>;
+  /** Told before a mount is taken off its path under its users, or with its unmount hanging. Rejects to forbid that. */
+  beforeLazy(why: string): Promise<void>;
+}
+
 /** broken: it answers with an error such as ENOTCONN or EIO. hung: it does not answer in time. */
 export type MountHealth = 'usable' | 'broken' | 'hung';
 
@@ -43,14 +55,11 @@ export interface Mounts {
   mountDevice(mount: DeviceMount): Promise<void>;
   bind(mount: BindMount): Promise<void>;
   /**
-   * Unmounts everything at the path; nothing to do when there is nothing. A filesystem that hangs, or that cannot
-   * be unmounted because it is broken, is detached from the path lazily. VOLUME_IN_USE when a process uses it.
-   *
-   * `deviceState` is asked when a process does: that process waits in vain when the device under the mount is broken,
-   * or waits for longer than an unmount may take, and the mount is then detached lazily, too. The filesystem alone
-   * cannot tell: it reads what is cached.
+   * Unmounts everything at the path; nothing to do when there is nothing. A filesystem that hangs, that cannot be
+   * unmounted because it is broken, or of which `advice` says so, is detached from the path lazily. VOLUME_IN_USE when
+   * a process uses it.
    */
-  unmountAll(path: string, deviceState?: () => Promise<DeviceState>): Promise<void>;
+  unmountAll(path: string, advice?: UnmountAdvice): Promise<void>;
   health(path: string): Promise<MountHealth>;
   /** UNAVAILABLE when the filesystem does not answer in time. */
   usage(path: string): Promise<FilesystemUsage>;
@@ -120,12 +129,12 @@ export class LinuxMounts implements Mounts {
     }
   }
 
-  async unmountAll(path: string, deviceState?: () => Promise<DeviceState>): Promise<void> {
+  async unmountAll(path: string, advice?: UnmountAdvice): Promise<void> {
     const canonical = await canonicalPath(path);
     for (let round = 0; round < stackedMountsMax; round += 1) {
       const entries = await this.at(canonical);
       if (entries.length === 0) return;
-      await this.#unmountTop(canonical, deviceState ?? (() => Promise.resolve('attached')));
+      await this.#unmountTop(canonical, advice);
     }
     throw new VolumeError(
       'INTERNAL',
@@ -133,28 +142,35 @@ export class LinuxMounts implements Mounts {
     );
   }
 
-  async #unmountTop(path: string, deviceState: () => Promise<DeviceState>): Promise<void> {
-    const giveUpMs = systemClock.monotonicMs() + this.#limits.unmountMs;
-    for (;;) {
-      const failure = await this.#tryUnmount(path);
-      if (failure === null) return;
-      if (!(commandErrorOf(failure)?.stderr ?? '').includes('busy')) break;
-      const state = await deviceState();
-      if (state === 'broken') break;
-      if (state === 'attached') {
-        if (await this.#isGone(path)) break;
-        throw new VolumeError('VOLUME_IN_USE', `unmount ${path}: a process still uses it`, {
-          cause: failure,
-        });
-      }
-      if (systemClock.monotonicMs() > giveUpMs) break;
-      await systemClock.sleep(waitingPollMs);
-    }
+  async #unmountTop(path: string, advice: UnmountAdvice | undefined): Promise<void> {
+    const why = await this.#unmountOrWhyNot(path, advice);
+    if (why === null) return;
+    await advice?.beforeLazy(why);
     try {
       await this.#run('umount', ['--lazy', path], { timeoutMs: lazyUnmountMs });
     } catch (error) {
       // One that hangs may have taken the mount off the path already, and hang in writing what is left.
       if (!isNotMounted(error)) throw error;
+    }
+  }
+
+  /** Null when it is unmounted, else why that will not happen. */
+  async #unmountOrWhyNot(path: string, advice: UnmountAdvice | undefined): Promise<string | null> {
+    const giveUpMs = systemClock.monotonicMs() + this.#limits.unmountMs;
+    for (;;) {
+      const failure = await this.#tryUnmount(path);
+      if (failure === null) return null;
+      if (!(commandErrorOf(failure)?.stderr ?? '').includes('busy')) return describeError(failure);
+      const state = (await advice?.deviceState()) ?? 'attached';
+      if (state === 'broken') return 'a process uses it, whose I/O fails';
+      if (state === 'attached') {
+        if (await this.#isGone(path)) return 'a process uses it, and its filesystem does not work';
+        throw new VolumeError('VOLUME_IN_USE', `unmount ${path}: a process still uses it`, {
+          cause: failure,
+        });
+      }
+      if (systemClock.monotonicMs() > giveUpMs) return 'a process uses it, and its device waits';
+      await systemClock.sleep(waitingPollMs);
     }
   }
 

@@ -31,6 +31,7 @@ import { StageRecords } from './stage-records.ts';
 import { stageVolume, unstageVolume, type NodeParts, type StageRequest } from './stage-volume.ts';
 import { VolumeLocks } from './volume-locks.ts';
 import { expandVolume, volumeStats } from './volume-stats.ts';
+import { defaultDrainLimits, type DrainLimits } from './write-back.ts';
 
 export interface NodeServiceOptions {
   readonly driverName: string;
@@ -44,6 +45,7 @@ export interface NodeServiceOptions {
   readonly volumesMax?: number;
   readonly run?: RunCommand;
   readonly mountLimits?: MountLimits;
+  readonly drainLimits?: DrainLimits;
 }
 
 const capabilities = [
@@ -67,6 +69,7 @@ export function createNodeService(
     records: new StageRecords(join(options.stateDirectory, 'staged'), logger),
     run,
     logger,
+    drainLimits: options.drainLimits ?? defaultDrainLimits,
   };
   const locks = new VolumeLocks();
   return {

@@ -13,7 +13,7 @@ import { deviceNumber } from './device-numbers.ts';
 import { isReadOnlyFilesystem, type MountEntry } from './mountinfo.ts';
 import { isSameUse, recordUse, type StageRecord, type TargetRecord } from './stage-records.ts';
 import { findDevice, type NodeParts } from './stage-volume.ts';
-import { stateForUnmount } from './write-back.ts';
+import { adviceForUnmount } from './write-back.ts';
 
 export interface PublishRequest {
   readonly volumeId: string;
@@ -46,7 +46,8 @@ export async function publishVolume(parts: NodeParts, request: PublishRequest): 
   const top = present.at(-1);
   if (top !== undefined) {
     if (await isStanding(parts, { top, source, known, wanted })) return;
-    await parts.mounts.unmountAll(targetPath);
+    const advice = adviceForUnmount(parts, { volumeId, path: targetPath });
+    await parts.mounts.unmountAll(targetPath, advice);
   }
   const others = record.targets.filter((target) => target.path !== targetPath);
   await parts.records.save({ ...record, targets: [...others, wanted] });
@@ -192,9 +193,8 @@ export async function unpublishVolume(
   parts: NodeParts,
   { volumeId, targetPath }: { volumeId: string; targetPath: string },
 ): Promise<void> {
-  await parts.mounts.unmountAll(targetPath, () =>
-    stateForUnmount(parts, { volumeId, path: targetPath }),
-  );
+  const advice = adviceForUnmount(parts, { volumeId, path: targetPath });
+  await parts.mounts.unmountAll(targetPath, advice);
   await removeTarget(volumeId, targetPath);
   const record = await parts.records.load(volumeId);
   if (record === undefined) return;

@@ -17,7 +17,13 @@ import type { Mounts } from './mounts.ts';
 import { prepareFilesystem } from './prepare-filesystem.ts';
 import { isSameUse, recordUse, type StageRecord, type StageRecords } from './stage-records.ts';
 import { within } from './time-limit.ts';
-import { stateForUnmount, writeBack } from './write-back.ts';
+import {
+  adviceForUnmount,
+  checkEnded,
+  drain,
+  type Drained,
+  type DrainLimits,
+} from './write-back.ts';
 
 export interface NodeParts {
   readonly volumes: VolumeService;
@@ -27,6 +33,7 @@ export interface NodeParts {
   readonly records: StageRecords;
   readonly run: RunCommand;
   readonly logger: Logger;
+  readonly drainLimits: DrainLimits;
 }
 
 export interface StageRequest {
@@ -150,12 +157,15 @@ async function attach(parts: NodeParts, plan: AttachPlan): Promise<Attachment> {
 
 async function release(parts: NodeParts, plan: AttachPlan, reason: string): Promise<void> {
   const { request, record } = plan;
+  const { volumeId } = request;
   // A pod may open the device file later, when its number belongs to another volume. (A mounted filesystem keeps
   // the number taken.)
   if (record?.use.kind === 'block') await checkUnpublished(parts, record, 'stage');
-  parts.logger.warn('replacing a device', { volumeId: request.volumeId, reason });
-  await unmountStaging(parts, request, record);
-  await parts.devices.detach(request.volumeId);
+  parts.logger.warn('replacing a device', { volumeId, reason });
+  const path = record?.stagingPath ?? request.stagingPath;
+  const drained = await drain(parts, { volumeId, path });
+  await unmountStaging(parts, { ...request, drained }, record);
+  await parts.devices.detach(volumeId);
 }
 
 /**
@@ -210,7 +220,7 @@ async function mountAtStagingPath(
     const adopted = await adoptMount(parts, request, { top, number });
     if (adopted !== undefined) return adopted;
     parts.logger.warn('replacing a stale mount', { volumeId, path });
-    await mounts.unmountAll(path);
+    await mounts.unmountAll(path, adviceForUnmount(parts, { volumeId, path }));
   }
   await mkdir(path, { recursive: true, mode: 0o750 });
   const [elsewhere] = await mounts.ofDevice(number);
@@ -311,14 +321,12 @@ export async function unstageVolume(
   const { records, devices } = parts;
   const record = await records.load(volumeId);
   if (record !== undefined) await checkUnpublished(parts, record, 'unstage');
-  const present = await findDevice(devices, volumeId);
-  let isStuck = false;
-  if (present !== undefined) {
-    const path = record?.stagingPath ?? stagingPath;
-    isStuck = (await writeBack(parts, { volumeId, device: present, path })) === 'stuck';
-  }
-  await unmountStaging(parts, { volumeId, stagingPath, isStuck }, record);
-  if ((await findDevice(devices, volumeId)) !== undefined) {
+  const path = record?.stagingPath ?? stagingPath;
+  const drained = await drain(parts, { volumeId, path });
+  await unmountStaging(parts, { volumeId, stagingPath, drained }, record);
+  const device = await findDevice(devices, volumeId);
+  if (device !== undefined) {
+    await checkEnded(parts, { volumeId, device, drained });
     await syncVolume(parts, volumeId);
     await devices.detach(volumeId);
   }
@@ -327,15 +335,13 @@ export async function unstageVolume(
 
 async function unmountStaging(
   parts: NodeParts,
-  request: { volumeId: string; stagingPath: string; isStuck?: boolean },
+  request: { volumeId: string; stagingPath: string; drained: Drained },
   record: StageRecord | undefined,
 ): Promise<void> {
-  const { volumeId, stagingPath, isStuck = false } = request;
+  const { volumeId, stagingPath, drained } = request;
   const paths = new Set([stagingPath, record?.stagingPath ?? stagingPath]);
   for (const path of paths) {
-    await parts.mounts.unmountAll(path, async () =>
-      isStuck ? 'broken' : await stateForUnmount(parts, { volumeId, path }),
-    );
+    await parts.mounts.unmountAll(path, adviceForUnmount(parts, { volumeId, path, drained }));
   }
 }
 

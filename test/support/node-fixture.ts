@@ -99,6 +99,7 @@ export class NodeFixture {
       devices: this.devices,
       logger: silentLogger,
       mountLimits: { mountMs: 20_000, unmountMs: 5_000, lookMs: 2_000 },
+      drainLimits: { writeBackMs: 20_000, waitMs: 1_500, endMs: 1_000 },
       run,
     });
   }
