@@ -116,17 +116,24 @@ export class AttacherService implements DeviceService {
         }),
       ),
     );
-    const known = new Set(stored.map((entry) => entry.key));
-    for (const strategy of this.#strategies) {
-      for (const key of await strategy.list()) {
-        if (!known.has(key))
-          this.#logger.error('device without a record', { key, strategy: strategy.name });
-      }
-    }
+    await this.#reportUnknown(new Set(stored.map((entry) => entry.key)));
     this.#state = 'started';
     const devices = (await this.#records.list()).length;
     if (devices === 0) this.#logger.info('nothing is attached');
     this.#logger.info('attacher started', { driverName, instanceId: this.#instanceId, devices });
+  }
+
+  async #reportUnknown(known: ReadonlySet<string>): Promise<void> {
+    for (const strategy of this.#strategies) {
+      try {
+        const unknown = (await strategy.list()).filter((key) => !known.has(key));
+        for (const key of unknown)
+          this.#logger.error('device without a record', { key, strategy: strategy.name });
+      } catch (error) {
+        // Those that are known are served all the same.
+        this.#logger.error('devices could not be listed', { strategy: strategy.name, error });
+      }
+    }
   }
 
   /** Lets running operations end and refuses new ones. Devices stay and go on working. */
@@ -158,7 +165,8 @@ export class AttacherService implements DeviceService {
     return await this.#exclusively(volumeId, async () => {
       const { record, details } = await this.#require(volumeId);
       const strategy = this.#strategyOf(record);
-      return deviceOf(record, await strategy.resize(targetOf(record), details, sizeBytes));
+      const growth = { sizeBytes, save: this.#saving(record) };
+      return deviceOf(record, await strategy.resize(targetOf(record), details, growth));
     });
   }
 
@@ -241,20 +249,22 @@ export class AttacherService implements DeviceService {
     if (stored !== null && 'record' in stored) {
       const { record } = stored;
       this.#monitor.forget(key);
-      await this.#records.write({ ...record, phase: 'detaching' });
-      await this.#removeDevice(record, this.#strategyOf(record));
+      const detaching = { ...record, phase: 'detaching' } as const;
+      await this.#records.write(detaching);
+      await this.#removeDevice(detaching, this.#strategyOf(record));
       this.#logger.info('device detached', { volumeId });
       return;
     }
     if (stored === null && !(await this.#runs(key))) return;
     this.#logger.warn('detaching a device without a record', { volumeId });
-    for (const strategy of this.#strategies) await strategy.detach({ key, export: null }, null);
+    for (const strategy of this.#strategies)
+      await strategy.detach({ key, export: null }, null, () => Promise.resolve());
     await this.#records.remove(key);
   }
 
   async #removeDevice(record: AttachmentRecord, strategy: DeviceStrategy): Promise<void> {
     const target = targetOf(record);
-    await strategy.detach(target, record.details);
+    await strategy.detach(target, record.details, this.#saving(record));
     await this.#records.remove(target.key);
   }
 
@@ -329,12 +339,15 @@ export class AttacherService implements DeviceService {
   ): Promise<T> {
     return await this.#locks.repair(volumeId, async () => {
       const attachment = await this.#require(volumeId);
-      let latest = attachment.record;
-      return await work(attachment, async (details) => {
-        latest = { ...latest, details };
-        await this.#records.write(latest);
-      });
+      return await work(attachment, this.#saving(attachment.record));
     });
+  }
+
+  /** For as long as the volume is locked. */
+  #saving(record: AttachmentRecord): SaveDetails {
+    return async (details) => {
+      await this.#records.write({ ...record, details });
+    };
   }
 
   async #inspect(record: AttachmentRecord): Promise<Device> {

@@ -86,15 +86,21 @@ describe('the choice', () => {
     expect(choice).toEqual({ name: 'kernel', reason: 'it was asked for' });
   });
 
-  test.each<[KernelFacts]>([[{ nbd: 'absent' }], [{ hasIdentifiers: false, release: '4.19.0' }]])(
-    'kernel is refused where it cannot be: %j',
-    async (facts) => {
-      await expect(chooseStrategy('kernel', fakeKernel(facts))).rejects.toMatchObject({
-        code: 'NOT_CAPABLE',
-        message: expect.stringMatching(/modprobe nbd.*--strategy fuse/),
-      });
-    },
-  );
+  test.each<[string, KernelFacts, RegExp]>([
+    ['no module', { nbd: 'absent' }, /not found.*; run "modprobe nbd" on the node, or use --str/],
+    ['a namespace of its own', { nbd: 'hidden' }, /; run .* host's network namespace, or use --s/],
+    ['no answer', { nbd: 'unreachable' }, /: no answer; use --strategy fuse$/],
+    [
+      'an old kernel',
+      { hasIdentifiers: false, release: '4.19.0' },
+      /needs 5.7; run a newer kernel, or use --strategy fuse$/,
+    ],
+  ])('kernel is refused, with what helps, where there is %s', async (_, facts, says) => {
+    await expect(chooseStrategy('kernel', fakeKernel(facts))).rejects.toMatchObject({
+      code: 'NOT_CAPABLE',
+      message: expect.stringMatching(says),
+    });
+  });
 });
 
 describe('the strategies that run', () => {

@@ -34,48 +34,58 @@ const moduleArguments = ['nbd', 'nbds_max=0', 'max_part=0'];
 /** NOT_CAPABLE when `kernel` is wished for and the node cannot do it. */
 export async function chooseStrategy(wish: StrategyWish, kernel: NodeKernel): Promise<Choice> {
   if (wish === 'fuse') return { name: 'fuse', reason: 'it was asked for' };
-  const problem = await whyNotKernel(kernel);
-  if (problem === null) {
+  const obstacle = await whyNotKernel(kernel);
+  if (obstacle === null) {
     const reason = wish === 'kernel' ? 'it was asked for' : 'the kernel has an NBD client';
     return { name: 'kernel', reason };
   }
+  const { problem, advice } = obstacle;
   if (wish === 'auto') return { name: 'fuse', reason: problem };
-  throw new VolumeError(
-    'NOT_CAPABLE',
-    `attach with the kernel's NBD client: ${problem}; run "modprobe nbd" on the node, or use --strategy fuse`,
-  );
+  const ways = advice === null ? 'use --strategy fuse' : `${advice}, or use --strategy fuse`;
+  throw new VolumeError('NOT_CAPABLE', `attach with the kernel's NBD client: ${problem}; ${ways}`);
+}
+
+/** Why not, and what would help where the reason does not say it. */
+interface Obstacle {
+  readonly problem: string;
+  readonly advice: string | null;
 }
 
 /** Null when nothing speaks against it. */
-async function whyNotKernel(kernel: NodeKernel): Promise<string | null> {
-  let found: { hasIdentifiers: boolean };
-  try {
-    found = await findOrLoadNbd(kernel);
-  } catch (error) {
-    return describeError(error);
-  }
+async function whyNotKernel(kernel: NodeKernel): Promise<Obstacle | null> {
+  const found = await findOrLoadNbd(kernel);
+  if ('problem' in found) return found;
   // Before 5.7 the kernel never sends again what was under way on a connection that was lost. What has identifiers
   // (5.14, and older ones that distributions bring up to date) is new enough.
   const version = /^(\d+)\.(\d+)/.exec(kernel.release);
   const [major, minor] = [Number(version?.[1] ?? 0), Number(version?.[2] ?? 0)];
   if (found.hasIdentifiers || major > 5 || (major === 5 && minor >= 7)) return null;
-  return `the NBD client of Linux ${kernel.release} cannot take up lost connections: it needs 5.7`;
+  const problem = `the NBD client of Linux ${kernel.release} cannot take up lost connections: it needs 5.7`;
+  return { problem, advice: 'run a newer kernel' };
 }
 
-async function findOrLoadNbd(kernel: NodeKernel): Promise<{ hasIdentifiers: boolean }> {
+async function findOrLoadNbd(kernel: NodeKernel): Promise<{ hasIdentifiers: boolean } | Obstacle> {
   try {
     return await kernel.findNbd();
   } catch (error) {
-    if (!hasCode(error, 'NOT_CAPABLE')) throw error;
+    if (!hasCode(error, 'NOT_CAPABLE')) return { problem: describeError(error), advice: null };
   }
   try {
     await kernel.runCommand('modprobe', moduleArguments, { timeoutMs: modprobeMs });
   } catch (error) {
     const said = commandErrorOf(error)?.stderr.trim() ?? '';
     const why = said === '' ? describeError(error) : said;
-    throw new VolumeError('NOT_CAPABLE', `the kernel has no NBD client: ${why}`);
+    const problem = `the kernel has no NBD client: ${why}`;
+    return { problem, advice: 'run "modprobe nbd" on the node' };
   }
-  return await kernel.findNbd();
+  try {
+    return await kernel.findNbd();
+  } catch (error) {
+    // With the module there, one way is left not to see its netlink family.
+    const isHidden = hasCode(error, 'NOT_CAPABLE');
+    const advice = isHidden ? "run the attacher in the host's network namespace" : null;
+    return { problem: describeError(error), advice };
+  }
 }
 
 /**

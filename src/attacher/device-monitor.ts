@@ -173,6 +173,8 @@ class Watch {
     if (this.#trouble === null && !hasReason && !(await this.#device.isSuspect())) return 'watched';
     const startMs = this.#options.clock.monotonicMs();
     const inspection = await this.#options.limit(() => this.#heal());
+    // Forgotten meanwhile: what it found is of a device that may be another by now.
+    if (this.#stop.signal.aborted) return 'watched';
     if (inspection.state === 'attached') {
       this.#works(inspection.healed === true ? startMs : null);
       return 'watched';

@@ -86,6 +86,20 @@ describe('the page', () => {
     await closed;
   });
 
+  test('drops a client that is slow to ask', async () => {
+    const { registry } = new PrometheusMetrics(about);
+    server = await serveMetrics(registry, { host, port: 0, logger: silentLogger, requestMs: 300 });
+    const socket = connect(server.port, host);
+    socket.on('error', () => undefined);
+    let answer = '';
+    socket.on('data', (chunk: Buffer) => (answer += chunk.toString()));
+    socket.write('GET /metrics HTTP/1.1\r\nx-slow: ');
+    const drip = setInterval(() => socket.write('x'), 100);
+    await once(socket, 'close');
+    clearInterval(drip);
+    expect(answer).toContain('408 Request Timeout');
+  });
+
   test('says which address is taken', async () => {
     await serve();
     const port = server?.port ?? 0;

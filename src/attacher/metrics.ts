@@ -2,6 +2,7 @@
  * What the attacher counts for Prometheus, and the one page that shows it: GET /metrics over plain HTTP. Whoever counts
  * sees the interface alone. The page is for a scraper on this machine: few connections, short limits, no other path.
  */
+import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
@@ -93,8 +94,19 @@ export class PrometheusMetrics implements AttacherMetrics {
 }
 
 const connectionsMax = 16;
-const requestMs = 5_000;
+const requestMsDefault = 5_000;
 const headerBytesMax = 8192;
+/** How often Node looks for connections past their limits; it is every 30 s unless told. */
+const checkMs = 1_000;
+
+export interface MetricsPage {
+  readonly host: string;
+  /** 0 for any. */
+  readonly port: number;
+  readonly logger: Logger;
+  /** How long a client may take for its request. 5 s unless given. */
+  readonly requestMs?: number;
+}
 
 export interface MetricsServer {
   /** The real one where 0 was asked for. */
@@ -105,9 +117,10 @@ export interface MetricsServer {
 /** Serves the page. UNAVAILABLE when the address cannot be listened on. */
 export async function serveMetrics(
   registry: Registry,
-  { host, port, logger }: { host: string; port: number; logger: Logger },
+  { host, port, logger, requestMs = requestMsDefault }: MetricsPage,
 ): Promise<MetricsServer> {
-  const server = createServer({ maxHeaderSize: headerBytesMax }, (request, response) => {
+  const options = { maxHeaderSize: headerBytesMax, connectionsCheckingInterval: checkMs };
+  const server = createServer(options, (request, response) => {
     answer(registry, request, response).catch((error: unknown) => {
       logger.warn('metrics could not be shown', { error });
       response.destroy();
@@ -119,6 +132,10 @@ export async function serveMetrics(
   server.timeout = 2 * requestMs;
   server.keepAliveTimeout = requestMs;
   await listen(server, host, port);
+  // Without a listener an error of the socket, such as too many open files at accept, would end the process.
+  server.on('error', (error) => {
+    logger.warn('metrics server failed', { error });
+  });
   // A listening TCP server has a port.
   const bound = server.address() as AddressInfo;
   return {
@@ -131,14 +148,14 @@ export async function serveMetrics(
   };
 }
 
-function listen(server: Server, host: string, port: number): Promise<void> {
-  return new Promise((resolve, reject) => {
-    server.once('error', (cause) => {
-      const what = `show metrics on ${host}:${port}: ${describeError(cause)}`;
-      reject(new VolumeError('UNAVAILABLE', what, { cause }));
-    });
-    server.listen(port, host, resolve);
-  });
+async function listen(server: Server, host: string, port: number): Promise<void> {
+  server.listen(port, host);
+  try {
+    await once(server, 'listening');
+  } catch (cause) {
+    const what = `show metrics on ${host}:${port}: ${describeError(cause)}`;
+    throw new VolumeError('UNAVAILABLE', what, { cause });
+  }
 }
 
 async function answer(

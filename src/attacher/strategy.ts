@@ -64,13 +64,13 @@ export interface DeviceStrategy {
    * Removes whatever exists of the target, complete or half-made, whatever `details` know of it; nothing to do is
    * fine. Bounded in time: what does not let go is aborted. UNAVAILABLE when something still stays.
    */
-  detach(target: Target, details: Details | null): Promise<void>;
+  detach(target: Target, details: Details | null, save: SaveDetails): Promise<void>;
 
   /** Shows at least `sizeBytes` on the device, with users on it. OUT_OF_RANGE when the export is smaller. */
   resize(
     target: Target & { export: TargetExport },
     details: Details,
-    sizeBytes: number,
+    growth: { sizeBytes: number; save: SaveDetails },
   ): Promise<Inspection>;
 
   /**

@@ -30,6 +30,7 @@ interface ModelDevice {
   isBound: boolean;
   holders: number;
   ioTimeoutMs: number;
+  completed: number;
   timeouts: { readonly requestSeconds: number; readonly deadSeconds: number };
   sockets: number[];
 }
@@ -59,7 +60,8 @@ export class NbdKernelModel {
       this.device(index).ioTimeoutMs = timeoutMs;
       return Promise.resolve();
     },
-    readProgress: () => Promise.resolve({ inFlight: 0, completed: 0 }),
+    readProgress: (index) =>
+      Promise.resolve({ inFlight: 0, completed: this.device(index).completed }),
     maxPart: () => Promise.resolve(0),
     listSockets: async () => (this.hidesSockets ? new Set() : await listSocketInodes()),
   };
@@ -92,7 +94,7 @@ export class NbdKernelModel {
   device(index: number): ModelDevice {
     let device = this.devices.find((each) => each.index === index);
     if (device === undefined) {
-      device = { index, ...unused(), ioTimeoutMs: 30_000, holders: 0 };
+      device = { index, ...unused(), ioTimeoutMs: 30_000, completed: 0, holders: 0 };
       this.devices.push(device);
     }
     return device;
@@ -204,7 +206,7 @@ export class NbdKernelModel {
   }
 }
 
-function unused(): Omit<ModelDevice, 'index' | 'ioTimeoutMs' | 'holders'> {
+function unused(): Omit<ModelDevice, 'index' | 'ioTimeoutMs' | 'completed' | 'holders'> {
   const timeouts = { requestSeconds: 0, deadSeconds: 0 };
   return {
     ...{ identifier: null, pid: null, sizeBytes: 0, serverFlags: 0, timeouts },

@@ -179,7 +179,11 @@ export class FuseStrategy implements DeviceStrategy {
     this.#lookedAtMs.delete(target.key);
   }
 
-  async resize(target: ExportTarget, saved: Details, sizeBytes: number): Promise<Inspection> {
+  async resize(
+    target: ExportTarget,
+    saved: Details,
+    { sizeBytes }: { sizeBytes: number },
+  ): Promise<Inspection> {
     const before = await this.inspect(target, saved);
     if (before.state !== 'attached') {
       throw new VolumeError(

@@ -16,10 +16,12 @@ export class DeviceMemory {
   index: number | null = null;
   /** Links that the kernel uses, of which we have descriptors. */
   links: readonly Link[] = [];
-  /** Dead links that we have closed and the kernel not replaced yet. */
-  missing = 0;
+  /** Inode numbers of dead links that we have closed and the kernel not replaced yet. */
+  missing: readonly string[] = [];
   /** The kernel said that a link died; not looked at yet. */
   isReported = false;
+  /** How many requests were answered at the last look; null when nobody looked. */
+  completed: number | null = null;
   /** Requests are surely not limited, as they are while a size is set. */
   requestsWait = false;
   /** When links of which we have no descriptor are to be looked at again, by the monotonic clock. */
@@ -39,7 +41,7 @@ export class DeviceMemory {
   closeLinks(): void {
     for (const link of this.links) link.close();
     this.links = [];
-    this.missing = 0;
+    this.missing = [];
   }
 
   /** Opens the device and keeps it open; when that takes too long, it goes on by itself. */

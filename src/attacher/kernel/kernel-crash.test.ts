@@ -34,10 +34,10 @@ const operations: Record<string, Operation> = {
     },
     run: (life, target) => life.strategy.attach(target, life.save),
     recover: async (life, target, world) => {
-      await life.strategy.detach(target, life.details);
+      await life.strategy.detach(target, life.details, life.save);
       await expectNothing(life, target, world);
       expect(await life.strategy.attach(target, life.save)).toMatchObject({ state: 'attached' });
-      await life.strategy.detach(target, life.details);
+      await life.strategy.detach(target, life.details, life.save);
       await expectNothing(life, target, world);
     },
   },
@@ -48,7 +48,7 @@ const operations: Record<string, Operation> = {
       const healed = await life.strategy.heal(target, life.details ?? {}, life.save);
       expect(healed).toMatchObject({ path: '/dev/nbd0', state: 'attached' });
       expect(world.model.liveSockets(0)).toHaveLength(1);
-      await life.strategy.detach(target, life.details);
+      await life.strategy.detach(target, life.details, life.save);
       await expectNothing(life, target, world);
     },
   },
@@ -66,14 +66,14 @@ const operations: Record<string, Operation> = {
       expect(inspection).toMatchObject({ state: 'broken', reason });
       await user.close();
       await expectNothing(life, target, world);
-      await life.strategy.detach(target, life.details);
+      await life.strategy.detach(target, life.details, life.save);
       expect(world.model.device(0)).toMatchObject({ pid: null, holders: 0 });
     },
   },
   detach: {
-    run: (life, target) => life.strategy.detach(target, life.details),
+    run: (life, target) => life.strategy.detach(target, life.details, life.save),
     recover: async (life, target, world) => {
-      await life.strategy.detach(target, life.details);
+      await life.strategy.detach(target, life.details, life.save);
       await expectNothing(life, target, world);
     },
   },
@@ -82,14 +82,18 @@ const operations: Record<string, Operation> = {
       world.volume('vol', { sizeBytes: 2 ** 21 });
       return Promise.resolve();
     },
-    run: (life, target) => life.strategy.resize(target, life.details ?? {}, 2 ** 21),
+    run: (life, target) =>
+      life.strategy.resize(target, life.details ?? {}, { sizeBytes: 2 ** 21, save: life.save }),
     recover: async (life, target, world) => {
-      const grown = await life.strategy.resize(target, life.details ?? {}, 2 ** 21);
+      const grown = await life.strategy.resize(target, life.details ?? {}, {
+        sizeBytes: 2 ** 21,
+        save: life.save,
+      });
       expect(grown).toMatchObject({ state: 'attached', sizeBytes: 2 ** 21 });
       await life.strategy.heal(target, life.details ?? {}, life.save);
       const timeouts = { requestSeconds: 0, deadSeconds: 3600 };
       expect(world.model.device(0)).toMatchObject({ timeouts, ioTimeoutMs: 2000 });
-      await life.strategy.detach(target, life.details);
+      await life.strategy.detach(target, life.details, life.save);
       await expectNothing(life, target, world);
     },
   },

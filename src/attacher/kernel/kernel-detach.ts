@@ -5,7 +5,7 @@
  */
 import { toVolumeError } from '../../volumes/errors.ts';
 import { confirmedProbe, isGone } from '../export-probe.ts';
-import type { TargetExport } from '../strategy.ts';
+import type { SaveDetails, TargetExport } from '../strategy.ts';
 import type { DeviceMemory } from './device-memory.ts';
 import type { KernelDetails } from './kernel-details.ts';
 import { healDevice, needsLook } from './kernel-heal.ts';
@@ -19,6 +19,13 @@ export interface DetachRequest {
   readonly export: TargetExport | null;
   readonly details: KernelDetails;
   readonly memory: DeviceMemory;
+  readonly save: SaveDetails;
+}
+
+/** What the record says by now. */
+interface Current {
+  details: KernelDetails;
+  readonly save: (changed: object) => Promise<void>;
 }
 
 const healEveryMs = 300;
@@ -27,7 +34,16 @@ const healEveryMs = 300;
 export async function detachDevice(request: DetachRequest, tools: KernelTools): Promise<void> {
   const { device, memory } = request;
   const path = devicePath(device.index);
-  if (!(await isWritten(request, tools))) memory.cutLinks();
+  const current: Current = {
+    details: request.details,
+    save: async (changed) => {
+      current.details = { ...current.details, ...changed };
+      await request.save(current.details);
+    },
+  };
+  if (!(await isWritten(request, current, tools))) memory.cutLinks();
+  // While somebody holds it open, older kernels would connect again what is disconnected: nobody is to try.
+  await current.save({ failed: request.details.failed ?? 'it was detached' });
   await tools.own.disconnect(device);
   const left = await tools.machine.readDevice(device.index);
   if (left !== null && left.pid === device.pid && left.pid !== null && !memory.isHeld)
@@ -35,7 +51,11 @@ export async function detachDevice(request: DetachRequest, tools: KernelTools): 
 }
 
 /** False when nobody can say that the server has all: the link is to be cut then. */
-async function isWritten(request: DetachRequest, tools: KernelTools): Promise<boolean> {
+async function isWritten(
+  request: DetachRequest,
+  current: Current,
+  tools: KernelTools,
+): Promise<boolean> {
   const { device, details, memory } = request;
   if (details.failed !== null || memory.isHeld) return false;
   if (request.export?.readOnly === true) return true;
@@ -45,7 +65,7 @@ async function isWritten(request: DetachRequest, tools: KernelTools): Promise<bo
     return false;
   }
   const written = new AbortController();
-  const healing = healUntil(request, tools, written.signal);
+  const healing = healUntil(written.signal, { request, current, tools });
   try {
     await flush(device, tools);
     return true;
@@ -75,23 +95,16 @@ async function flush(device: NbdDevice, tools: KernelTools): Promise<void> {
 
 /** The volume is locked, so that nobody else can heal the link that the writing waits for. Never rejects. */
 async function healUntil(
-  request: DetachRequest,
-  tools: KernelTools,
   signal: AbortSignal,
+  { request, current, tools }: { request: DetachRequest; current: Current; tools: KernelTools },
 ): Promise<void> {
-  const { device, export: offered, details, memory } = request;
+  const { device, export: offered, memory } = request;
   const { clock, logger } = tools;
   if (offered === null) return;
-  // What is known of the sockets is of no use when the device is gone: the record keeps what it had.
-  let current = details;
-  const save = (changed: object): Promise<void> => {
-    current = { ...current, ...changed };
-    return Promise.resolve();
-  };
   while (!signal.aborted) {
-    if (needsLook(memory, current.sockets, clock.monotonicMs())) {
+    if (needsLook(memory, current.details.sockets, clock.monotonicMs())) {
       try {
-        await healDevice({ device, export: offered, details: current, memory, save }, tools);
+        await healDevice({ device, export: offered, memory, ...current }, tools);
       } catch (error) {
         logger.debug('link could not be healed', { error: toVolumeError(error, 'heal') });
       }

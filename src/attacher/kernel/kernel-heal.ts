@@ -26,7 +26,7 @@ export function needsLook(
   sockets: readonly string[],
   nowMs: number,
 ): boolean {
-  if (!memory.requestsWait || memory.isReported || memory.missing > 0) return true;
+  if (!memory.requestsWait || memory.isReported || memory.missing.length > 0) return true;
   if (memory.links.some((link) => link.isDead)) return true;
   return hasUnknownLinks(memory, sockets) && nowMs >= memory.recheckAtMs;
 }
@@ -48,7 +48,11 @@ export async function healDevice(request: RelinkRequest, tools: KernelTools): Pr
   }
   const probe = await confirmedProbe(request.export.uri, wait);
   const trouble = troubleOf(probe);
-  if (trouble !== null) return stateOf(device, trouble.state, trouble.reason);
+  if (trouble !== null) {
+    if (trouble.state === 'waiting' && (await stillWorks(request, tools)))
+      return stateOf(device, 'attached', '');
+    return stateOf(device, trouble.state, trouble.reason);
+  }
   try {
     for (let attempt = 0; attempt < attempts; attempt++) {
       if (attempt > 0) await clock.sleep(betweenAttemptsMs);
@@ -65,6 +69,21 @@ export async function healDevice(request: RelinkRequest, tools: KernelTools): Pr
   }
   memory.isReported = true;
   return stateOf(device, 'waiting', 'the kernel does not take the new link yet');
+}
+
+/**
+ * Links of which we have no descriptors may work although the server accepts no new ones. What was answered since the
+ * last look was answered on them.
+ */
+async function stillWorks(
+  { device, details, memory }: RelinkRequest,
+  { machine }: KernelTools,
+): Promise<boolean> {
+  if (!hasUnknownLinks(memory, details.sockets)) return false;
+  const { completed } = await machine.readProgress(device.index);
+  const before = memory.completed;
+  memory.completed = completed;
+  return before !== null && completed > before;
 }
 
 /**

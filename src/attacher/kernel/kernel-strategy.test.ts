@@ -95,12 +95,12 @@ describe('attaching', () => {
     const target = world.volume('vol');
     await life.strategy.attach(target, life.save);
     const user = world.model.hold(0);
-    await life.strategy.detach(target, life.details);
+    await life.strategy.detach(target, life.details, life.save);
     expect(await life.strategy.list()).toEqual([]);
     const again = await life.strategy.attach(target, life.save);
     expect(again.path).toBe('/dev/nbd1');
     expect(await life.strategy.list()).toEqual([target.key]);
-    await life.strategy.detach(target, life.details);
+    await life.strategy.detach(target, life.details, life.save);
     await user.close();
     expect(world.model.devices.map(({ pid }) => pid)).toEqual([null, null]);
   });
@@ -131,7 +131,7 @@ describe('giving up', () => {
     const other = world.volume('other');
     expect((await second.strategy.attach(other, () => Promise.resolve())).path).toBe('/dev/nbd1');
     expect(world.commands).toEqual([]);
-    await second.strategy.detach(target, second.details);
+    await second.strategy.detach(target, second.details, second.save);
     expect(world.model.device(0)).toMatchObject({ holders: 0, pid: null });
     expect(world.commands).toEqual([]);
   });
@@ -143,7 +143,7 @@ describe('giving up', () => {
     await life.strategy.attach(target, life.save);
     const user = world.model.hold(0);
     await life.strategy.fail(target, life.details ?? {}, { reason: 'lost', save: life.save });
-    await life.strategy.detach(target, life.details);
+    await life.strategy.detach(target, life.details, life.save);
     expect(world.commands).toEqual([]);
     await user.close();
   });
@@ -162,7 +162,7 @@ describe('giving up', () => {
     });
     expect(await life.strategy.heal(target, details, life.save)).toMatchObject({ state: 'broken' });
     await life.strategy.fail(target, details, { reason: 'gone', save: life.save });
-    await life.strategy.detach(target, life.details);
+    await life.strategy.detach(target, life.details, life.save);
     expect(world.model.bound).toEqual([0]);
     expect(world.model.liveSockets(0)).toHaveLength(1);
   });
@@ -177,7 +177,7 @@ describe('detaching', () => {
     world.beforeCommand = async () => {
       await eventually(() => world.model.liveSockets(0).length === 1, 'the link to be healed');
     };
-    await life.strategy.detach(target, life.details);
+    await life.strategy.detach(target, life.details, life.save);
     expect(world.commands).toEqual(['blockdev --flushbufs /dev/nbd0', 'sync /dev/nbd0']);
     expect(world.model.bound).toEqual([]);
     await eventually(() => world.clients === 0, 'the link to end');
@@ -191,7 +191,8 @@ describe('detaching', () => {
     const life = await world.live();
     await life.strategy.attach(target, life.save);
     const uri = target.export.uri.replace('vol', exported);
-    await life.strategy.detach({ ...target, export: { ...target.export, uri } }, life.details);
+    const elsewhere = { ...target, export: { ...target.export, uri } };
+    await life.strategy.detach(elsewhere, life.details, life.save);
     expect(world.commands).toEqual([]);
     expect(world.model.bound).toEqual([]);
   });
@@ -203,9 +204,9 @@ describe('detaching', () => {
     await world.stopServer();
     world.beforeCommand = () =>
       Promise.reject(new VolumeError('UNAVAILABLE', 'blockdev failed: no end after 1000 ms'));
-    await life.strategy.detach(target, life.details);
+    await life.strategy.detach(target, life.details, life.save);
     expect(world.model.bound).toEqual([]);
-    await life.strategy.detach(target, life.details);
+    await life.strategy.detach(target, life.details, life.save);
   });
 
   test('finds a device without a record', async () => {
@@ -215,7 +216,7 @@ describe('detaching', () => {
     await first.strategy.close();
     const life = await world.live();
     expect(await life.strategy.list()).toEqual([target.key]);
-    await life.strategy.detach({ key: target.key, export: null }, null);
+    await life.strategy.detach({ key: target.key, export: null }, null, life.save);
     expect(world.model.bound).toEqual([]);
     expect(await life.strategy.list()).toEqual([]);
   });
@@ -243,7 +244,7 @@ describe('detaching', () => {
     });
     const attaching = life.strategy.attach(target, life.save);
     await expect(attaching).rejects.toMatchObject({ code: 'UNAVAILABLE' });
-    const detach = (): Promise<void> => life.strategy.detach(target, life.details);
+    const detach = (): Promise<void> => life.strategy.detach(target, life.details, life.save);
     await expect(detach()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
     isStuck = false;
     await detach();
@@ -265,7 +266,7 @@ describe('detaching', () => {
     expect(await life.strategy.list()).toEqual([]);
     await life.strategy.attach(target, life.save);
     expect(await life.strategy.list()).toEqual([target.key]);
-    await life.strategy.detach(target, life.details);
+    await life.strategy.detach(target, life.details, life.save);
     expect(world.model.bound).toEqual([0, 1, 2]);
   });
 });
@@ -276,7 +277,7 @@ describe('growing', () => {
     const life = await world.live();
     await life.strategy.attach(target, life.save);
     const grow = (bytes: number): Promise<Inspection> =>
-      life.strategy.resize(target, life.details ?? {}, bytes);
+      life.strategy.resize(target, life.details ?? {}, { sizeBytes: bytes, save: life.save });
     expect(await grow(sizeBytes)).toEqual(attached);
     await expect(grow(sizeBytes + 1)).rejects.toMatchObject({ code: 'OUT_OF_RANGE' });
     world.volume('vol', { sizeBytes: 2 * sizeBytes });
@@ -290,13 +291,19 @@ describe('growing', () => {
     await first.strategy.attach(target, first.save);
     world.volume('vol', { sizeBytes: 2 * sizeBytes });
     await world.restartServer();
-    const grow = first.strategy.resize(target, first.details ?? {}, 2 * sizeBytes);
+    const grow = first.strategy.resize(target, first.details ?? {}, {
+      sizeBytes: 2 * sizeBytes,
+      save: first.save,
+    });
     await expect(grow).rejects.toMatchObject({ code: 'UNAVAILABLE' });
     expect(world.model.device(0).sizeBytes).toBe(sizeBytes);
     // A process that does not know the link gives it a new one first.
     await first.strategy.close();
     const life = await world.live({ details: first.details });
-    await life.strategy.resize(target, life.details ?? {}, 2 * sizeBytes);
+    await life.strategy.resize(target, life.details ?? {}, {
+      sizeBytes: 2 * sizeBytes,
+      save: life.save,
+    });
     expect(world.model.liveSockets(0)).toHaveLength(1);
     expect(world.model.device(0).sizeBytes).toBe(2 * sizeBytes);
   });
@@ -351,7 +358,7 @@ describe('on a kernel without identifiers', () => {
     const inspection = await life.strategy.inspect(target, details ?? {});
     expect(inspection).toMatchObject({ state: 'broken', path: '' });
     await life.strategy.fail(target, details ?? {}, { reason: 'gone', save: life.save });
-    await life.strategy.detach(target, details);
+    await life.strategy.detach(target, details, life.save);
     expect(world.model.liveSockets(0)).toHaveLength(1);
   });
 });

@@ -142,21 +142,25 @@ export class KernelStrategy implements DeviceStrategy {
     return await attachDevice(request, tools);
   }
 
-  async detach(target: Target, saved: Details | null): Promise<void> {
+  async detach(target: Target, saved: Details | null, save: SaveDetails): Promise<void> {
     const { tools } = this.#require();
     const details = readDetails(saved) ?? noDetails;
     const memory = this.#memory(target);
     const logger = this.#logger(target);
     await this.#lent.settle(tools.control);
     for (const device of await tools.own.find(target, details)) {
-      const request = { device, export: target.export, details, memory };
+      const request = { device, export: target.export, details, memory, save };
       await detachDevice(request, { ...tools, logger });
     }
     this.#memories.delete(target.key);
     await memory.release();
   }
 
-  async resize(target: ExportTarget, saved: Details, sizeBytes: number): Promise<Inspection> {
+  async resize(
+    target: ExportTarget,
+    saved: Details,
+    { sizeBytes, save }: { sizeBytes: number; save: SaveDetails },
+  ): Promise<Inspection> {
     const { tools } = this.#require();
     const before = await this.inspect(target, saved);
     if (before.state !== 'attached') throw cannotGrow(before);
@@ -169,7 +173,7 @@ export class KernelStrategy implements DeviceStrategy {
       const why = `the export has ${offered.sizeBytes} bytes, not ${sizeBytes}`;
       throw new VolumeError('OUT_OF_RANGE', `grow the device: ${why}`);
     }
-    const { details, device, memory } = await this.#requireLinked(target, saved);
+    const { details, device, memory } = await this.#requireLinked(target, saved, save);
     const { connections } = details;
     memory.requestsWait = false;
     await growDevice({ ...device, connections }, offered.sizeBytes, tools);
@@ -212,8 +216,14 @@ export class KernelStrategy implements DeviceStrategy {
     const { tools } = this.#require();
     const details = readDetails(saved);
     if (details === null) throw new VolumeError('CORRUPT', `give the device up: ${unreadable}`);
-    await failure.save({ ...details, failed: details.failed ?? failure.reason });
     const device = await tools.own.recorded(target.key, details);
+    try {
+      await failure.save({ ...details, failed: details.failed ?? failure.reason });
+    } catch (error) {
+      // A device that has an identifier can be told apart without its record, and what waits on it must not hang.
+      if (device === null || device.identifier === null) throw error;
+      this.#logger(target).warn('end of the device could not be recorded', { error });
+    }
     if (device !== null) await giveUp(device, this.#memory(target), tools);
   }
 
@@ -231,7 +241,7 @@ export class KernelStrategy implements DeviceStrategy {
     const probe = await confirmedProbe(target.export.uri, wait);
     const trouble = troubleOf(probe);
     if (trouble !== null) return stateOf(device, trouble.state, trouble.reason);
-    if (memory.missing > 0 || memory.links.some((link) => link.isDead))
+    if (memory.missing.length > 0 || memory.links.some((link) => link.isDead))
       return stateOf(device, 'waiting', 'it is being reconnected');
     return stateOf(device, 'attached', '');
   }
@@ -289,13 +299,12 @@ export class KernelStrategy implements DeviceStrategy {
   }
 
   /** A size that is set while a link is dead would block the kernel's NBD client as a whole. */
-  async #requireLinked(target: ExportTarget, saved: Details): Promise<Found> {
+  async #requireLinked(target: ExportTarget, saved: Details, save: SaveDetails): Promise<Found> {
     const { tools } = this.#require();
     const found = await this.#find(target, saved);
     if ('state' in found) throw cannotGrow(found);
     const { memory, details } = found;
-    if (memory.missing > 0 || hasUnknownLinks(memory, details.sockets)) {
-      const save = (): Promise<void> => Promise.resolve();
+    if (memory.missing.length > 0 || hasUnknownLinks(memory, details.sockets)) {
       const healed = await healDevice({ ...found, export: target.export, save }, tools);
       if (healed.state !== 'attached') throw cannotGrow(healed);
     }

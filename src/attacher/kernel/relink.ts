@@ -11,6 +11,7 @@ import type { KernelDetails } from './kernel-details.ts';
 import type { KernelTools } from './kernel-tools.ts';
 import { openLinks, type Link } from './links.ts';
 import type { NbdDevice } from './nbd-devices.ts';
+import type { NbdMachine } from './nbd-machine.ts';
 
 export interface RelinkRequest {
   readonly device: NbdDevice;
@@ -29,6 +30,8 @@ export type Relinked = 'linked' | 'alive' | 'not-yet';
 /** Codes as openLinks(); OUT_OF_RANGE and READ_ONLY when the export is not what the device is any more. */
 export async function relink(request: RelinkRequest, tools: KernelTools): Promise<Relinked> {
   const { memory, details, device } = request;
+  // Until sockets of a command that was not answered are closed, they look like ones that the kernel holds.
+  await tools.lent.settle(tools.control);
   const known = inodesOf(memory.links);
   const dead = memory.links.filter((link) => link.isDead);
   const alive = memory.links.filter((link) => !dead.includes(link));
@@ -44,14 +47,14 @@ export async function relink(request: RelinkRequest, tools: KernelTools): Promis
       requireSameExport(request, { sizeBytes: agreement.sizeBytes, isReadOnly });
     }
     const sockets = [...unknown, ...known, ...inodesOf(fresh)];
-    await request.save({ ...details, sockets });
+    await saveSockets(request, sockets, tools);
   } catch (error) {
     for (const link of fresh) link.close();
     throw error;
   }
   for (const link of dead) link.close();
   memory.links = alive;
-  memory.missing += dead.length;
+  memory.missing = [...memory.missing, ...inodesOf(dead)];
   await tools.lent.during(fresh, () =>
     tools.control.reconfigure({
       index: device.index,
@@ -61,11 +64,11 @@ export async function relink(request: RelinkRequest, tools: KernelTools): Promis
   );
   const before = [...inodesOf(dead), ...unknown].filter((inode) => listed.has(inode));
   const { taken, others } = await takeStock({ memory, before, fresh }, tools);
-  // When the kernel holds none of the old ones, it has none left to replace.
-  memory.missing = before.length === 0 ? 0 : Math.max(0, memory.missing - taken);
-  await request.save({ ...details, sockets: [...inodesOf(memory.links), ...others] });
+  // Those that the kernel does not hold any more were replaced, now or by a command whose answer was lost.
+  memory.missing = memory.missing.filter((inode) => others.includes(inode));
+  await saveSockets(request, [...inodesOf(memory.links), ...others], tools);
   if (taken > 0) return 'linked';
-  return memory.missing > 0 ? 'not-yet' : 'alive';
+  return memory.missing.length > 0 ? 'not-yet' : 'alive';
 }
 
 /** Keeps those of `fresh` that the kernel took. `others` are sockets that it holds and of which we have nothing. */
@@ -75,22 +78,41 @@ async function takeStock(
 ): Promise<{ taken: number; others: string[] }> {
   const { memory, before, fresh } = sockets;
   if (before.length > 0) {
-    const listed = await machine.listSockets();
-    const others = before.filter((inode) => listed.has(inode));
+    const others = await stillListed(before, machine);
     const taken = before.length - others.length;
     memory.links = [...memory.links, ...fresh.slice(0, taken)];
     for (const link of fresh.slice(taken)) link.close();
     return { taken, others };
   }
   for (const link of fresh) link.close();
-  const listed = await machine.listSockets();
-  const used = inodesOf(fresh).filter((inode) => listed.has(inode));
+  const used = await stillListed(inodesOf(fresh), machine);
   if (used.length === 0) return { taken: 0, others: [] };
   // One that seemed to live was replaced: which one, only the kernel knows.
   const known = inodesOf(memory.links);
   memory.closeLinks();
-  const left = await machine.listSockets();
-  return { taken: used.length, others: [...known.filter((inode) => left.has(inode)), ...used] };
+  return { taken: used.length, others: [...(await stillListed(known, machine)), ...used] };
+}
+
+/** The list is not read at one instant and may lack a socket that is there: only what is missing twice is gone. */
+async function stillListed(inodes: readonly string[], machine: NbdMachine): Promise<string[]> {
+  const first = await machine.listSockets();
+  if (inodes.every((inode) => first.has(inode))) return [...inodes];
+  const second = await machine.listSockets();
+  return inodes.filter((inode) => first.has(inode) || second.has(inode));
+}
+
+/** A device that has an identifier is found by that: a full disk must not keep it from being healed. */
+async function saveSockets(
+  { device, details, save }: RelinkRequest,
+  sockets: readonly string[],
+  { logger }: KernelTools,
+): Promise<void> {
+  try {
+    await save({ ...details, sockets });
+  } catch (error) {
+    if (device.identifier === null) throw error;
+    logger.warn('sockets of the device could not be recorded', { error });
+  }
 }
 
 function inodesOf(links: readonly Link[]): string[] {

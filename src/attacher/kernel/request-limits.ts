@@ -1,6 +1,6 @@
 /**
  * How long the kernel lets requests of a device wait. Ordinarily for an answer without limit, and for a link for as
- * long as a volumedriver may be away. While the device's size is set, for seconds only: newer kernels (6.14 and later)
+ * long as a volumedriver may be away. While the device's size is set, for seconds only: newer kernels (6.12, 7.3)
  * stop new requests for that, wait for those under way, and carry out no other command to any NBD device meanwhile. If
  * the link died in this moment, a request that waits without limit would hold all of that up until a reboot.
  */

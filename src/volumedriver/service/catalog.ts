@@ -189,7 +189,8 @@ export class Catalog {
         if (!snapshot.hidden && (snapshot.id === ulid || named)) return { entry, snapshot };
       }
     }
-    for (const entry of entries) this.#assertRecovered(entry, ref.snapshot);
+    for (const entry of entries)
+      this.assertRecovered(entry, `finding snapshot ${JSON.stringify(ref.snapshot)}`);
     const where = ref.volume === undefined ? '' : ` of volume ${JSON.stringify(ref.volume)}`;
     throw new VolumeError(
       'SNAPSHOT_NOT_FOUND',
@@ -202,12 +203,13 @@ export class Catalog {
     return this.#unrecovered.has(entry.id);
   }
 
-  #assertRecovered(entry: Entry, snapshot: string): void {
+  /** UNAVAILABLE while what is known of it may be older than the truth. `what` is what was asked. */
+  assertRecovered(entry: Entry, what: string): void {
     const failure = this.#unrecovered.get(entry.id);
     if (failure === undefined) return;
     throw new VolumeError(
       'UNAVAILABLE',
-      `finding snapshot ${JSON.stringify(snapshot)}: volume ${JSON.stringify(this.stateOf(entry).name)} is not recovered yet`,
+      `${what}: volume ${JSON.stringify(this.stateOf(entry).name)} is not recovered yet`,
       failure === null ? {} : { cause: failure },
     );
   }

@@ -44,6 +44,8 @@ export class VolumeExports implements ExportProvider {
 
   async info(exportName: string): Promise<ExportInfo> {
     const { entry, generation, snapshot } = this.#parse(exportName);
+    // An older state knows neither the last grant nor the last size: clients would take that for a refusal.
+    this.#catalog.assertRecovered(entry, `describing ${JSON.stringify(exportName)}`);
     const state = this.#catalog.stateOf(entry);
     if (snapshot !== null) {
       const found = state.snapshots.find(({ id }) => id === snapshot);
