@@ -1,6 +1,12 @@
 import { describe, expect, test } from '@jest/globals';
 import { controlThread, errno } from './ffi.ts';
-import { becomeIoFlusher, linuxFlusherCalls, type FlusherSystem } from './io-flusher.ts';
+import {
+  adviceAgainst,
+  becomeIoFlusher,
+  linuxFlusherCalls,
+  type FlusherProblem,
+  type FlusherSystem,
+} from './io-flusher.ts';
 
 /** Thrown where the real one does not return. */
 class Replaced extends Error {}
@@ -12,10 +18,12 @@ interface Machine {
   /** Result of every prctl instead. */
   prctl?: number;
   keepsFlag?: boolean;
+  /** Errno of every change of the score. */
+  oomErrno?: string;
 }
 
 /** Runs the program, and again when it replaces itself, as the kernel would. */
-function run(machine: Machine): { starts: number; problems: unknown } {
+function run(machine: Machine): { starts: number; problems: FlusherProblem[] } {
   for (let starts = 1; ; starts += 1) {
     const system: FlusherSystem = {
       replaced: starts > 1,
@@ -27,7 +35,8 @@ function run(machine: Machine): { starts: number; problems: unknown } {
       },
       oomScore: () => machine.oomScore,
       setOomScore: (score) => {
-        if (!machine.capable) throw new Error('EACCES: permission denied');
+        const code = machine.oomErrno ?? (machine.capable ? null : 'EACCES');
+        if (code !== null) throw Object.assign(new Error(`${code}: refused`), { code });
         machine.oomScore = score;
       },
       replaceProcess: () => {
@@ -43,7 +52,7 @@ function run(machine: Machine): { starts: number; problems: unknown } {
   }
 }
 
-const capability = expect.stringContaining('CAP_SYS_RESOURCE') as unknown;
+const capability = 'give this role CAP_SYS_RESOURCE';
 
 describe('an I/O flusher', () => {
   test('replaces itself once, and is then protected', () => {
@@ -58,40 +67,68 @@ describe('an I/O flusher', () => {
     expect(machine.oomScore).toBe(-1000);
   });
 
-  test.each<[string, Machine, unknown[]]>([
+  test.each<[string, Machine, [FlusherProblem['what'], RegExp][], string]>([
     [
       'without the capability',
       { flag: 0, oomScore: 0, capable: false },
       [
-        { what: 'io flusher', reason: capability },
-        { what: 'oom score', reason: capability },
+        ['io flusher', /not allow/],
+        ['oom score', /EACCES/],
       ],
+      capability,
     ],
     [
       'where somebody else has set the score',
       { flag: 0, oomScore: -999, capable: false },
-      [{ what: 'io flusher', reason: capability }],
+      [['io flusher', /not allow/]],
+      capability,
     ],
     [
       'on an old kernel',
       { flag: 0, oomScore: 0, capable: true, prctl: -errno.EINVAL },
-      [{ what: 'io flusher', reason: expect.stringContaining('5.6') }],
+      [['io flusher', /does not know/]],
+      'run Linux 5.6 or newer',
+    ],
+    [
+      'on an old kernel without the capability',
+      { flag: 0, oomScore: 0, capable: false, prctl: -errno.EINVAL },
+      [
+        ['io flusher', /does not know/],
+        ['oom score', /EACCES/],
+      ],
+      `run Linux 5.6 or newer; ${capability}`,
     ],
     [
       'where prctl fails otherwise',
       { flag: 0, oomScore: 0, capable: true, prctl: -errno.ENOSYS },
-      [{ what: 'io flusher', reason: expect.stringContaining(String(errno.ENOSYS)) }],
+      [['io flusher', new RegExp(`errno ${errno.ENOSYS}$`)]],
+      '',
     ],
-  ])('says what is missing and goes on %s', (_, machine, problems) => {
-    expect(run(machine)).toEqual({ starts: 1, problems });
-  });
-
-  test('does not start again and again where the flag is lost', () => {
-    const machine = { flag: 0, oomScore: 0, capable: true, keepsFlag: false };
-    expect(run(machine)).toEqual({
-      starts: 2,
-      problems: [{ what: 'io flusher', reason: expect.stringContaining('lost') }],
-    });
+    [
+      'where /proc is read-only',
+      { flag: 1, oomScore: 0, capable: true, oomErrno: 'EROFS' },
+      [['oom score', /EROFS/]],
+      'start this role with an oom_score_adj of -999, or with a /proc that it may write',
+    ],
+    [
+      'where the score cannot be set otherwise',
+      { flag: 1, oomScore: 0, capable: true, oomErrno: 'EIO' },
+      [['oom score', /EIO/]],
+      '',
+    ],
+    [
+      'where the flag is lost, and does not start again and again',
+      { flag: 0, oomScore: 0, capable: true, keepsFlag: false },
+      [['io flusher', /lost/]],
+      '',
+    ],
+  ])('says what is missing and what helps, and goes on, %s', (_, machine, expected, advice) => {
+    const { starts, problems } = run(machine);
+    expect(starts).toBe(machine.keepsFlag === false ? 2 : 1);
+    expect(problems).toMatchObject(
+      expected.map(([what, reason]) => ({ what, reason: expect.stringMatching(reason) })),
+    );
+    expect(adviceAgainst(problems)).toBe(advice);
   });
 });
 

@@ -9,6 +9,7 @@
  * before it has done anything else; pid, start time and standard streams stay.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
+import { hasErrno } from './errno.ts';
 import { controlThread, errno } from './ffi.ts';
 import { describeError } from './logger.ts';
 
@@ -30,6 +31,8 @@ export interface FlusherSystem {
 export interface FlusherProblem {
   readonly what: 'io flusher' | 'oom score';
   readonly reason: string;
+  /** What would help, where that is known. */
+  readonly advice: string | null;
 }
 
 const prSetIoFlusher = 57;
@@ -37,36 +40,54 @@ const prGetIoFlusher = 58;
 /** -1000 would forbid the OOM killer to take it at all, even when it is itself what takes all the memory. */
 const oomScore = -999;
 const oomScorePath = '/proc/self/oom_score_adj';
-const needsCapability = 'it needs the capability CAP_SYS_RESOURCE';
+const giveCapability = 'give this role CAP_SYS_RESOURCE';
 
 /** Call it before anything else: it may not return, but start the process from the beginning. */
 export function becomeIoFlusher(system: FlusherSystem): FlusherProblem[] {
   const problems: FlusherProblem[] = [];
   const flusher = flusherProblem(system);
-  if (flusher !== null) problems.push({ what: 'io flusher', reason: flusher });
+  if (flusher !== null) problems.push({ what: 'io flusher', ...flusher });
   try {
     if (system.oomScore() > oomScore) system.setOomScore(oomScore);
   } catch (error) {
-    const refused = `${describeError(error)}: ${needsCapability}`;
-    problems.push({ what: 'oom score', reason: refused });
+    const what = 'oom score';
+    problems.push({ what, reason: describeError(error), advice: adviceForOomScore(error) });
   }
   return problems;
 }
 
-function flusherProblem(system: FlusherSystem): string | null {
+/** What would help against all of them, in one line; empty when nothing is known to help. */
+export function adviceAgainst(problems: readonly FlusherProblem[]): string {
+  const advice = problems.map((problem) => problem.advice).filter((each) => each !== null);
+  return [...new Set(advice)].join('; ');
+}
+
+function adviceForOomScore(error: unknown): string | null {
+  if (['EACCES', 'EPERM'].some((code) => hasErrno(error, code))) return giveCapability;
+  if (!hasErrno(error, 'EROFS')) return null;
+  return `start this role with an oom_score_adj of ${oomScore}, or with a /proc that it may write`;
+}
+
+function flusherProblem(system: FlusherSystem): Omit<FlusherProblem, 'what'> | null {
   // Reading the flag takes the same capability as setting it.
   const before = system.controlThread(prGetIoFlusher, 0);
   if (before === 1) return null;
   if (before < 0) return reasonOf(before);
-  if (system.replaced) return 'the flag was lost when the process replaced itself';
+  if (system.replaced) {
+    return { reason: 'the flag was lost when the process replaced itself', advice: null };
+  }
   const set = system.controlThread(prSetIoFlusher, 1);
   return set < 0 ? reasonOf(set) : system.replaceProcess();
 }
 
-function reasonOf(result: number): string {
-  if (result === -errno.EPERM) return `the kernel does not allow it: ${needsCapability}`;
-  if (result === -errno.EINVAL) return 'this kernel does not know it: it came with Linux 5.6';
-  return `prctl failed with errno ${-result}`;
+function reasonOf(result: number): Omit<FlusherProblem, 'what'> {
+  if (result === -errno.EPERM) {
+    return { reason: 'the kernel does not allow it', advice: giveCapability };
+  }
+  if (result === -errno.EINVAL) {
+    return { reason: 'this kernel does not know it', advice: 'run Linux 5.6 or newer' };
+  }
+  return { reason: `prctl failed with errno ${-result}`, advice: null };
 }
 
 /** The real system but for what belongs to the process. */

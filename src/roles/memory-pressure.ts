@@ -1,5 +1,5 @@
 /** Makes a role that block I/O depends on safe against a lack of memory, as far as this node lets it: base/io-flusher.ts. */
-import { becomeIoFlusher, linuxFlusherCalls } from '../base/io-flusher.ts';
+import { adviceAgainst, becomeIoFlusher, linuxFlusherCalls } from '../base/io-flusher.ts';
 import type { Logger } from '../base/logger.ts';
 
 /** Set for the program that this one replaced itself by, so that it does so once only. */
@@ -12,7 +12,9 @@ export function withstandMemoryPressure(logger: Logger): void {
   Reflect.deleteProperty(process.env, replacedMark);
   const problems = becomeIoFlusher({ ...linuxFlusherCalls, replaced, replaceProcess });
   if (problems.length === 0) return;
-  logger.warn('not protected against a lack of memory: give this role CAP_SYS_RESOURCE', {
+  const advice = adviceAgainst(problems);
+  const what = 'not protected against a lack of memory';
+  logger.warn(advice === '' ? what : `${what}: ${advice}`, {
     effect: 'a node short of memory may hang in writing to its volumes, or kill this process',
     reasons: problems.map(({ what, reason }) => `${what}: ${reason}`),
   });
