@@ -6,7 +6,7 @@ import { chooseStrategy } from '../attacher/choose-strategy.ts';
 import { FuseStrategy } from '../attacher/fuse/fuse-strategy.ts';
 import { KernelStrategy } from '../attacher/kernel/kernel-strategy.ts';
 import { openNbdNetlink } from '../attacher/kernel/nbd-netlink.ts';
-import { PrometheusMetrics, serveMetrics } from '../attacher/metrics.ts';
+import { PrometheusMetrics, serveMetrics, type MetricsServer } from '../attacher/metrics.ts';
 import type { DeviceStrategy } from '../attacher/strategy.ts';
 import { systemClock } from '../base/clock.ts';
 import { createLogger, type Logger } from '../base/logger.ts';
@@ -27,10 +27,7 @@ export async function runAttacher(
   const strategies = await strategiesFor(config, logger);
   const [{ name: strategy }] = strategies;
   const metrics = new PrometheusMetrics({ strategy, driver: driverName });
-  const page =
-    config.metrics === null
-      ? null
-      : await serveMetrics(metrics.registry, { ...config.metrics, logger });
+  const page = await showMetrics(metrics, config, logger);
   const service = new AttacherService({
     stateDirectory,
     driverName,
@@ -47,6 +44,21 @@ export async function runAttacher(
   await server.close();
   await service.close();
   await page?.close();
+}
+
+/** Null when nobody wants them, or when they cannot be shown: devices are looked after all the same. */
+export async function showMetrics(
+  { registry }: PrometheusMetrics,
+  { metrics }: Pick<AttacherConfig, 'metrics'>,
+  logger: Logger,
+): Promise<MetricsServer | null> {
+  if (metrics === null) return null;
+  try {
+    return await serveMetrics(registry, { ...metrics, logger });
+  } catch (error) {
+    logger.warn('going on without metrics', { error });
+    return null;
+  }
 }
 
 /** The one that makes new devices first, and the other one for devices that it made before. */
