@@ -18,7 +18,13 @@ describe('all', () => {
   });
 
   test('passes on what its roles take', () => {
-    const flags = { grace: '90', mapMemory: '1GiB', strategy: 'fuse', connections: '2' };
+    const flags = {
+      grace: '90',
+      mapMemory: '1GiB',
+      strategy: 'fuse',
+      connections: '2',
+      metrics: 'tcp:127.0.0.1:9100',
+    };
     const { graceMs, passedOn } = parseAll({ ...minimal, ...flags });
     expect(graceMs).toBe(90_000);
     expect(passedOn).toEqual(flags);
@@ -40,6 +46,7 @@ describe('all', () => {
     ['a time of the attacher', { reconnectDelay: '-1' }, '--reconnect-delay: '],
     ['a strategy', { strategy: 'loop' }, '--strategy: '],
     ['a number of connections', { connections: '0' }, '--connections: '],
+    ['metrics for everybody', { metrics: 'tcp:0.0.0.0:9100' }, '--metrics: '],
     ['a directory too deep for sockets', { dataDir: `/${'d'.repeat(91)}` }, '--attacher: '],
   ])('refuses %s before a role is started', (_, changes, says) => {
     expect(() => parseAll({ ...minimal, ...changes })).toThrow(says);

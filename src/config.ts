@@ -218,6 +218,7 @@ export function parseAll(raw: RawOptions): AllConfig {
   if (raw['reconnectDelay'] !== undefined) reader.parsed('reconnectDelay', parseSeconds);
   if (raw['strategy'] !== undefined) reader.parsed('strategy', parseStrategy);
   if (raw['connections'] !== undefined) reader.parsed('connections', parseConnections);
+  if (raw['metrics'] !== undefined) reader.parsed('metrics', parseMetrics);
   return reader.finish(complete(config));
 }
 
@@ -231,6 +232,7 @@ const passedOnOptions = [
   'reconnectDelay',
   'strategy',
   'connections',
+  'metrics',
 ];
 
 function readPlugin(reader: Reader): Pick<PluginConfig, 'driverName' | 'logLevel'> & {

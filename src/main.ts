@@ -169,6 +169,7 @@ role('all', 'supervise every role on one machine, each as a process of its own')
   .option('--reconnect-delay <SECONDS>', 'see attacher')
   .option('--strategy <NAME>', 'see attacher')
   .option('--connections <N>', 'see attacher')
+  .option('--metrics <ENDPOINT>', 'see attacher')
   .option(...driverName)
   .action(action({ parse: parseAll, load: async () => (await import('./roles/all.ts')).runAll }));
 

@@ -73,7 +73,7 @@ function rolesOf(config: AllConfig): string[][] {
       'attacher',
       ...['--listen', config.attacher, '--state-dir', `${dataDirectory}/attacher`],
       ...['--volumedriver', config.api],
-      ...flags(passedOn, ['reconnectDelay', 'strategy', 'connections']),
+      ...flags(passedOn, ['reconnectDelay', 'strategy', 'connections', 'metrics']),
       ...[...name, ...level],
     ],
     [
