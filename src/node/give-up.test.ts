@@ -135,6 +135,15 @@ describeRequires(['linux', 'root', 'loop', 'tool:mkfs.ext4'], 'a volume in use',
     expect(await fixture.read(volume.stagingPath)).toBe('new');
   });
 
+  test.each(kinds)('leaves, though its device is on no record: $name', async ({ capability }) => {
+    const volume = await fixture.volume('unreadable');
+    await fixture.stage(volume, capability);
+    await fixture.publish(volume, capability);
+    fixture.devices.getDevice = () =>
+      Promise.reject(new VolumeError('CORRUPT', 'its record cannot be read'));
+    await expectGone(volume);
+  });
+
   test.each([
     ['stays, when its device is unknown and works', false, 2],
     ['leaves, when its device is unknown and takes nothing', true, 1],

@@ -21,6 +21,7 @@ import {
   adviceForUnmount,
   checkEnded,
   drain,
+  lookUp,
   type Drained,
   type DrainLimits,
 } from './write-back.ts';
@@ -324,8 +325,8 @@ export async function unstageVolume(
   const path = record?.stagingPath ?? stagingPath;
   const drained = await drain(parts, { volumeId, path });
   await unmountStaging(parts, { volumeId, stagingPath, drained }, record);
-  const device = await findDevice(devices, volumeId);
-  if (device !== undefined) {
+  const device = await lookUp(parts, volumeId);
+  if (device !== 'none') {
     await checkEnded(parts, { volumeId, device, drained });
     await syncVolume(parts, volumeId);
     await devices.detach(volumeId);

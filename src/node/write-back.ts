@@ -43,30 +43,65 @@ interface Place {
 export type Drained = 'written' | 'failed' | 'lost';
 
 /**
+ * unknown: there is a device, or may be, of which the attacher cannot read what it wrote down. It neither heals such a
+ * one nor gives it up: only a detach helps.
+ */
+export type Found = Device | 'none' | 'unknown';
+
+export async function lookUp({ devices }: NodeParts, volumeId: string): Promise<Found> {
+  try {
+    const device = await findDevice(devices, volumeId);
+    return device?.state === 'waiting' && device.path === '' ? 'unknown' : (device ?? 'none');
+  } catch (error) {
+    if (hasCode(error, 'CORRUPT')) return 'unknown';
+    throw error;
+  }
+}
+
+/**
  * Writes everything that the kernel holds of the volume, mounted at `path` or not at all. Waits for a device that
  * waits. UNAVAILABLE when that, or the writing, takes longer than one call may: the caller repeats.
  */
 export async function drain(parts: NodeParts, { volumeId, path }: Place): Promise<Drained> {
   const device = await awaitVolumedriver(parts, volumeId);
-  if (device === undefined || device.readOnly) return 'written';
+  if (device === 'none') return 'written';
+  if (device === 'unknown') return await drainUnknown(parts, { volumeId, path });
+  if (device.readOnly) return 'written';
   if (device.state === 'broken') return 'lost';
   const result = await writeBack(parts, { volumeId, device, path });
   if (result === 'written') return 'written';
   // What did not go well may be the first sign of what the attacher knows by now.
-  const now = await findDevice(parts.devices, volumeId);
-  if (now?.state === 'waiting') throw stillWaiting(volumeId, now);
-  return result === 'stuck' || now?.state === 'broken' ? 'lost' : 'failed';
+  const now = await lookUp(parts, volumeId);
+  if (isWaitingWriter(now)) throw stillWaiting(volumeId, now);
+  return result === 'stuck' || isBroken(now) ? 'lost' : 'failed';
 }
 
 /** Read-only devices hold nothing that is worth a wait. */
-async function awaitVolumedriver(parts: NodeParts, volumeId: string): Promise<Device | undefined> {
+async function awaitVolumedriver(parts: NodeParts, volumeId: string): Promise<Found> {
   const giveUpMs = systemClock.monotonicMs() + parts.drainLimits.waitMs;
   for (;;) {
-    const device = await findDevice(parts.devices, volumeId);
-    if (device === undefined || device.readOnly || device.state !== 'waiting') return device;
+    const device = await lookUp(parts, volumeId);
+    if (!isWaitingWriter(device)) return device;
     if (systemClock.monotonicMs() > giveUpMs) throw stillWaiting(volumeId, device);
     await systemClock.sleep(pollMs);
   }
+}
+
+type WaitingWriter = Device & { readonly state: 'waiting'; readonly readOnly: false };
+
+function isWaitingWriter(device: Found): device is WaitingWriter {
+  return typeof device === 'object' && device.state === 'waiting' && !device.readOnly;
+}
+
+function isBroken(device: Found): boolean {
+  return typeof device === 'object' && device.state === 'broken';
+}
+
+/** What can be done without knowing the device: its filesystem, if there is one, knows it. */
+async function drainUnknown(parts: NodeParts, { volumeId, path }: Place): Promise<Drained> {
+  parts.logger.warn('the attacher cannot tell the state of the device', { volumeId });
+  if ((await parts.mounts.at(path)).length === 0) return 'failed';
+  return (await takesWrites(parts, { volumeId, path })) ? 'written' : 'lost';
 }
 
 /**
@@ -76,11 +111,11 @@ async function awaitVolumedriver(parts: NodeParts, volumeId: string): Promise<De
  */
 export async function checkEnded(
   parts: NodeParts,
-  { volumeId, device, drained }: { volumeId: string; device: Device; drained: Drained },
+  { volumeId, device, drained }: { volumeId: string; device: Found; drained: Drained },
 ): Promise<void> {
-  if (drained === 'lost' || device.readOnly || device.state === 'broken') return;
-  if (device.state === 'waiting') throw stillWaiting(volumeId, device);
-  if (drained === 'failed') return;
+  if (typeof device === 'string' || drained === 'lost') return;
+  if (isWaitingWriter(device)) throw stillWaiting(volumeId, device);
+  if (drained === 'failed' || device.readOnly || device.state === 'broken') return;
   const giveUpMs = systemClock.monotonicMs() + parts.drainLimits.endMs;
   while (await hasFilesystem(device)) {
     if (systemClock.monotonicMs() > giveUpMs) {
@@ -148,8 +183,8 @@ export function adviceForUnmount(
       drained === 'lost' ? 'broken' : await stateUnder(parts, { volumeId, path }),
     beforeLazy: async (why) => {
       if (drained !== undefined && drained !== 'lost') {
-        const device = await findDevice(parts.devices, volumeId);
-        if (device?.state === 'waiting' && !device.readOnly) throw stillWaiting(volumeId, device);
+        const device = await lookUp(parts, volumeId);
+        if (isWaitingWriter(device)) throw stillWaiting(volumeId, device);
       }
       parts.logger.warn('unmounting lazily', { volumeId, path, why });
     },
@@ -162,10 +197,10 @@ export function adviceForUnmount(
  * what is dirty is being written.
  */
 async function stateUnder(parts: NodeParts, { volumeId, path }: Place): Promise<DeviceState> {
-  const device = await findDevice(parts.devices, volumeId);
-  if (device?.state === 'broken') return 'broken';
+  const device = await lookUp(parts, volumeId);
+  if (isBroken(device)) return 'broken';
   if (await isOnFormerDevice(parts, { volumeId, path, device })) return 'broken';
-  if (device === undefined) return 'attached'; // nothing is known against what is mounted
+  if (typeof device === 'string') return 'attached'; // nothing is known against what is mounted
   if (device.state === 'waiting' || device.readOnly) return device.state;
   const stuck = (await writeBack(parts, { volumeId, device, path })) === 'stuck';
   return stuck ? 'broken' : 'attached';
@@ -177,7 +212,7 @@ async function stateUnder(parts: NodeParts, { volumeId, path }: Place): Promise<
  */
 async function isOnFormerDevice(
   parts: NodeParts,
-  { volumeId, path, device }: Place & { device: Device | undefined },
+  { volumeId, path, device }: Place & { device: Found },
 ): Promise<boolean> {
   const record = await parts.records.load(volumeId);
   if (record?.use.kind !== 'mount') return false;
@@ -186,16 +221,18 @@ async function isOnFormerDevice(
   }
   const top = (await parts.mounts.at(path)).at(-1);
   if (top === undefined) return false;
-  if (device !== undefined) {
-    return device.path !== '' && top.device !== (await deviceNumber(device.path));
-  }
-  // The attacher knows of none: then a device that still takes what is written is left to its users.
+  if (typeof device === 'object') return top.device !== (await deviceNumber(device.path));
+  // The attacher cannot say: then a device that still takes what is written is left to its users.
+  return !(await takesWrites(parts, { volumeId, path }));
+}
+
+async function takesWrites(parts: NodeParts, { volumeId, path }: Place): Promise<boolean> {
   try {
     await parts.run('sync', ['--file-system', path], { timeoutMs: parts.drainLimits.writeBackMs });
-    return false;
-  } catch (error) {
-    parts.logger.warn('a mount without a device takes nothing', { volumeId, path, error });
     return true;
+  } catch (error) {
+    parts.logger.warn('a mount of an unknown device takes nothing', { volumeId, path, error });
+    return false;
   }
 }
 
