@@ -5,7 +5,7 @@ import { AttacherService } from '../attacher/attacher-service.ts';
 import { chooseStrategy } from '../attacher/choose-strategy.ts';
 import { FuseStrategy } from '../attacher/fuse/fuse-strategy.ts';
 import { KernelStrategy } from '../attacher/kernel/kernel-strategy.ts';
-import { openNbdNetlink } from '../attacher/kernel/nbd-netlink.ts';
+import { openNbdNetlink } from '../attacher/kernel/netlink/nbd-netlink.ts';
 import { PrometheusMetrics, serveMetrics, type MetricsServer } from '../attacher/metrics.ts';
 import type { DeviceStrategy } from '../attacher/strategy.ts';
 import { systemClock } from '../base/clock.ts';

@@ -11,7 +11,7 @@ import {
   KernelStrategy,
   type KernelStrategyOptions,
 } from '../../src/attacher/kernel/kernel-strategy.ts';
-import { openNbdNetlink, type NbdControl } from '../../src/attacher/kernel/nbd-netlink.ts';
+import { openNbdNetlink, type NbdControl } from '../../src/attacher/kernel/netlink/nbd-netlink.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLogger, type Logger } from '../../src/base/logger.ts';
 import { runCommand } from '../../src/volumes/command.ts';

@@ -11,7 +11,7 @@ import {
   type KernelStrategyOptions,
 } from '../../src/attacher/kernel/kernel-strategy.ts';
 import type { NbdMachine } from '../../src/attacher/kernel/nbd-machine.ts';
-import type { NbdControl } from '../../src/attacher/kernel/nbd-netlink.ts';
+import type { NbdControl } from '../../src/attacher/kernel/netlink/nbd-netlink.ts';
 import { volumeKey } from '../../src/attacher/records.ts';
 import type { Details, Target, TargetExport } from '../../src/attacher/strategy.ts';
 import { systemClock } from '../../src/base/clock.ts';

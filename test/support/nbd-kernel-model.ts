@@ -18,7 +18,7 @@ import type {
   NbdConnectRequest,
   NbdControl,
   NbdReconfigureRequest,
-} from '../../src/attacher/kernel/nbd-netlink.ts';
+} from '../../src/attacher/kernel/netlink/nbd-netlink.ts';
 import { VolumeError } from '../../src/volumes/errors.ts';
 
 interface ModelDevice {

@@ -40,7 +40,7 @@ import { giveUp, hasUnknownLinks, healDevice, needsLook, stateOf } from './kerne
 import { LentSockets, type KernelTools } from './kernel-tools.ts';
 import type { NbdDevice } from './nbd-devices.ts';
 import { devicePath, thisMachine, type NbdMachine } from './nbd-machine.ts';
-import { openNbdNetlink, type NbdControl, type NbdNetlinkOptions } from './nbd-netlink.ts';
+import { openNbdNetlink, type NbdControl, type NbdNetlinkOptions } from './netlink/nbd-netlink.ts';
 import { OwnDevices } from './own-devices.ts';
 
 export interface KernelStrategyOptions {

@@ -7,7 +7,7 @@ import { hasCode } from '../../volumes/errors.ts';
 import type { KernelTimeouts } from './kernel-details.ts';
 import type { Link } from './links.ts';
 import type { NbdMachine } from './nbd-machine.ts';
-import type { NbdControl } from './nbd-netlink.ts';
+import type { NbdControl } from './netlink/nbd-netlink.ts';
 import type { OwnDevices } from './own-devices.ts';
 
 export interface KernelTools {

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { VolumeError } from '../../volumes/errors.ts';
 import { KernelWorld, openDescriptors } from '../../../test/support/kernel-world.ts';
 import type { Inspection } from '../strategy.ts';
-import type { NbdControl, NbdReconfigureRequest } from './nbd-netlink.ts';
+import type { NbdControl, NbdReconfigureRequest } from './netlink/nbd-netlink.ts';
 
 type Life = Awaited<ReturnType<KernelWorld['live']>>;
 

@@ -8,7 +8,7 @@ import type { AttacherIdentity, Target } from '../strategy.ts';
 import { decodeIdentifier } from './identifiers.ts';
 import type { KernelDetails } from './kernel-details.ts';
 import type { NbdDevice } from './nbd-devices.ts';
-import type { NbdControl } from './nbd-netlink.ts';
+import type { NbdControl } from './netlink/nbd-netlink.ts';
 import type { NbdMachine } from './nbd-machine.ts';
 
 export interface OwnDevicesOptions {

@@ -1,6 +1,6 @@
 /** Against the controller of generic netlink, which every kernel has. */
 import { expect, test } from '@jest/globals';
-import { systemClock, type Clock } from '../../base/clock.ts';
+import { systemClock, type Clock } from '../../../base/clock.ts';
 import { decodeFamily, encodeGetFamily, messageTypes } from './netlink-messages.ts';
 import { NetlinkEvents, NetlinkSocket } from './netlink-socket.ts';
 

@@ -1,9 +1,9 @@
 /** With a kernel of the test's own, which answers with bytes; the real one is for the tests in a guest. */
 import { existsSync } from 'node:fs';
 import { describe, expect, test } from '@jest/globals';
-import { systemClock } from '../../base/clock.ts';
-import { silentLogger } from '../../base/logger.ts';
-import { VolumeError } from '../../volumes/errors.ts';
+import { systemClock } from '../../../base/clock.ts';
+import { silentLogger } from '../../../base/logger.ts';
+import { VolumeError } from '../../../volumes/errors.ts';
 import { openNbdControl, openNbdNetlink, type NetlinkTransport } from './nbd-netlink.ts';
 import { decodeGeneric, findValue, type NetlinkMessage } from './netlink-messages.ts';
 import { NetlinkError } from './netlink-socket.ts';

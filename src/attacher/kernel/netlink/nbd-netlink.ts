@@ -3,9 +3,9 @@
  * sockets, changes sizes and hears of lost links. Needs CAP_SYS_ADMIN in the first user namespace; kernels before 6.x
  * have the family, and all kernels send its events, in the first network namespace only.
  */
-import type { Clock } from '../../base/clock.ts';
-import type { Logger } from '../../base/logger.ts';
-import { toVolumeError, VolumeError, type ErrorCode } from '../../volumes/errors.ts';
+import type { Clock } from '../../../base/clock.ts';
+import type { Logger } from '../../../base/logger.ts';
+import { toVolumeError, VolumeError, type ErrorCode } from '../../../volumes/errors.ts';
 import {
   decodeConnected,
   decodeLinkDead,

@@ -6,8 +6,8 @@
  * the answer that comes later is recognised by its sequence number and dropped.
  */
 import { getSystemErrorName } from 'node:util';
-import { assert } from '../../base/assert.ts';
-import type { Clock } from '../../base/clock.ts';
+import { assert } from '../../../base/assert.ts';
+import type { Clock } from '../../../base/clock.ts';
 import {
   addMembership,
   closeDescriptor,
@@ -16,10 +16,10 @@ import {
   sendNetlink,
   setReceiveBuffer,
   socketErrno,
-} from '../../base/ffi-sockets.ts';
-import { Mutex } from '../../base/mutex.ts';
-import { VolumeError } from '../../volumes/errors.ts';
-import { withTimeLimit } from '../waiting.ts';
+} from '../../../base/ffi-sockets.ts';
+import { Mutex } from '../../../base/mutex.ts';
+import { VolumeError } from '../../../volumes/errors.ts';
+import { withTimeLimit } from '../../waiting.ts';
 import {
   decodeErrno,
   decodeMessages,

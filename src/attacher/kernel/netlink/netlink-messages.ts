@@ -4,7 +4,7 @@
  * malformed decodes to null: these bytes come from outside.
  */
 import { endianness } from 'node:os';
-import { assert } from '../../base/assert.ts';
+import { assert } from '../../../base/assert.ts';
 
 assert(
   endianness() === 'LE',
