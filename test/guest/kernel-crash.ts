@@ -29,6 +29,9 @@ const testLimitMs = 30_000 + kills * 20_000;
 
 loadModule('drivers/block/nbd.ko', 'nbds_max=4 max_part=0');
 
+/** Each child does one operation, which is bounded. */
+const childMs = 60_000;
+
 describe('an attacher of kernel devices that is killed', () => {
   let harness: KernelHarness;
   let server: NbdkitServer;
@@ -49,19 +52,21 @@ describe('an attacher of kernel devices that is killed', () => {
   });
 
   /** Runs the operation in a process of its own; how many points to die at it passed when it got to its end. */
-  async function child(
+  async function runChild(
     operation: KernelChildInput['operation'],
     death: number,
   ): Promise<number | null> {
     const { stateDirectory, driverName } = harness;
     const input = { stateDirectory, driverName, operation, request: request(), death };
-    const process_ = spawn(process.execPath, [childPath, JSON.stringify(input)], {
+    const child = spawn(process.execPath, [childPath, JSON.stringify(input)], {
       stdio: ['ignore', 'pipe', 'inherit'],
       env: { ...process.env, NODE_COMPILE_CACHE: join(harness.folder, 'compiled') },
     });
     let output = '';
-    process_.stdout.setEncoding('utf8').on('data', (text: string) => (output += text));
-    await new Promise((resolve) => process_.once('close', resolve));
+    const limit = setTimeout(() => child.kill('SIGKILL'), childMs);
+    child.stdout.setEncoding('utf8').on('data', (text: string) => (output += text));
+    await new Promise((resolve) => child.once('close', resolve));
+    clearTimeout(limit);
     expect(output).toContain('go');
     const done = /done (\d+)/.exec(output)?.[1];
     return done === undefined ? null : Number(done);
@@ -92,14 +97,14 @@ describe('an attacher of kernel devices that is killed', () => {
   test(
     'in attach leaves a whole device or none',
     async () => {
-      const points = await child('attach', 0);
+      const points = await runChild('attach', 0);
       await withNext(async (attacher) => {
         expect(await attacher.listDevices()).toMatchObject([{ state: 'attached', sizeBytes }]);
         await attacher.detach(volumeId);
       });
       await expectNothing();
       for (const death of deaths(points)) {
-        expect({ death, done: await child('attach', death) }).toEqual({ death, done: null });
+        expect({ death, done: await runChild('attach', death) }).toEqual({ death, done: null });
         await withNext(async (attacher) => {
           const devices = await attacher.listDevices();
           if (devices.length === 0) await expectNothing();
@@ -128,10 +133,10 @@ describe('an attacher of kernel devices that is killed', () => {
         await server.start();
       };
       await cut();
-      const points = await child('heal', 0);
+      const points = await runChild('heal', 0);
       for (const death of deaths(points)) {
         await cut();
-        await child('heal', death);
+        await runChild('heal', death);
         const before = writer.written();
         await withNext(async (attacher) => {
           await waitFor(async () => await Promise.resolve(writer.written() > before + 5));
@@ -156,11 +161,11 @@ describe('an attacher of kernel devices that is killed', () => {
         });
       };
       await attach();
-      const points = await child('detach', 0);
+      const points = await runChild('detach', 0);
       await expectNothing();
       for (const death of deaths(points)) {
         await attach();
-        expect({ death, done: await child('detach', death) }).toEqual({ death, done: null });
+        expect({ death, done: await runChild('detach', death) }).toEqual({ death, done: null });
         await withNext(async (attacher) => {
           // The kill may have come before the detach was on record: then the device is whole.
           for (const device of await attacher.listDevices()) expect(device.state).toBe('attached');

@@ -101,6 +101,7 @@ describe('kernel NBD devices', () => {
     const stateDirectory = join(harness.folder, 'second');
     const log = recordingLogger();
     const first = await attach('shared');
+    await writeBlocks(first.path, 0, 4, 'shared');
     const others = harness.newAttacher({ stateDirectory, logger: log.logger });
     await others.start();
     try {
@@ -117,7 +118,7 @@ describe('kernel NBD devices', () => {
       await Promise.all([first, second].map(({ path }) => run('sync', [path])));
       await others.detach('shared');
       expect(await attacher.listDevices()).toEqual([first]);
-      await expectBlocks(first.path, 0, 4, 'named');
+      await expectBlocks(first.path, 0, 4, 'shared');
       expect(log.messages).not.toContain('device without a record');
     } finally {
       await others.detach('shared');
@@ -290,7 +291,6 @@ describe('kernel NBD devices', () => {
     await writer.stop();
     await attacher.detach('quiet');
     expect(await run('dmesg', [])).not.toMatch(/I\/O error|EXT4-fs error/);
-    expect(await readFile('/proc/modules', 'utf8')).toContain('nbd ');
   });
 });
 
