@@ -1,6 +1,6 @@
 /** What only the kernel strategy has: identifiers, other instances, held devices, many devices, lost records. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
-import { mkdir, open, readFile, readdir, readlink, rm } from 'node:fs/promises';
+import { mkdir, open, readdir, readlink, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import pLimit from 'p-limit';
 import {
