@@ -44,6 +44,8 @@ export class NbdKernelModel {
   unnoticed = 0;
   /** As before 2025: who asks is told that a disconnected device is connected while somebody holds it open. */
   forgetsEnds = false;
+  /** As where the kernel waits for all requests before it sets a timer: nobody is answered. */
+  holdsUpTimers = false;
   /** As from a network namespace that the sockets are not of. */
   hidesSockets = false;
   #tell: (index: number | null) => void = () => undefined;
@@ -57,9 +59,11 @@ export class NbdKernelModel {
     hasNode: (index) => Promise.resolve(this.devices.some((each) => each.index === index)),
     hold: (index) => Promise.resolve(this.hold(index)),
     setIoTimeout: (index, timeoutMs) => {
+      if (this.holdsUpTimers) return new Promise(() => undefined);
       this.device(index).ioTimeoutMs = timeoutMs;
       return Promise.resolve();
     },
+    readIoTimeout: (index) => Promise.resolve(this.device(index).ioTimeoutMs),
     readProgress: (index) =>
       Promise.resolve({ inFlight: 0, completed: this.device(index).completed }),
     maxPart: () => Promise.resolve(0),

@@ -24,6 +24,8 @@ export class DeviceMemory {
   completed: number | null = null;
   /** Requests are surely not limited, as they are while a size is set. */
   requestsWait = false;
+  /** The kernel asks early about requests: see request-limits.ts. */
+  asksEarly = false;
   /** When links of which we have no descriptor are to be looked at again, by the monotonic clock. */
   recheckAtMs = 0;
   #hold: DeviceHold | null = null;

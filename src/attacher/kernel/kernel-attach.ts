@@ -42,7 +42,7 @@ export async function attachDevice(
   const details = await connect(request, { opened, sizeBytes }, tools);
   const index = details.index ?? 0;
   const path = devicePath(index);
-  await askEarly({ index, connections: details.connections }, tools);
+  await askEarly({ index, connections: details.connections }, request.memory, tools);
   await awaitDevice(index, sizeBytes, tools);
   await openOnce(index, tools);
   return { path, sizeBytes, state: 'attached', reason: '' };
@@ -159,6 +159,7 @@ async function connect(
   details = { ...details, index, connectorPid };
   memory.index = index;
   memory.requestsWait = true;
+  memory.asksEarly = false;
   await save(details);
   return details;
 }

@@ -10,7 +10,7 @@ import type { DeviceMemory } from './device-memory.ts';
 import type { KernelTools } from './kernel-tools.ts';
 import type { NbdDevice } from './nbd-devices.ts';
 import { devicePath } from './nbd-machine.ts';
-import { letRequestsWait } from './request-limits.ts';
+import { askEarly, mendLimits } from './request-limits.ts';
 import { relink, type RelinkRequest } from './relink.ts';
 
 /** A link that was found dead may not be dead for the kernel yet: it is asked so often. */
@@ -42,10 +42,8 @@ export async function healDevice(request: RelinkRequest, tools: KernelTools): Pr
   const { device, memory } = request;
   const { clock, timeouts } = tools;
   const wait = { clock, timeoutMs: timeouts.probeMs };
-  if (!memory.requestsWait) {
-    await letRequestsWait({ ...device, connections: request.details.connections }, tools);
-    memory.requestsWait = true;
-  }
+  const limited = { ...device, connections: request.details.connections };
+  if (!memory.requestsWait) await mendLimits(limited, memory, tools);
   const probe = await confirmedProbe(request.export.uri, wait);
   const trouble = troubleOf(probe);
   if (trouble !== null) {
@@ -59,6 +57,7 @@ export async function healDevice(request: RelinkRequest, tools: KernelTools): Pr
       memory.isReported = false;
       const relinked = await relink(request, tools);
       if (relinked === 'not-yet') continue;
+      await askEarly(limited, memory, tools);
       memory.recheckAtMs = clock.monotonicMs() + timeouts.recheckMs;
       return { ...stateOf(device, 'attached', ''), healed: relinked === 'linked' };
     }

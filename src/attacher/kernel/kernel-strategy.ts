@@ -174,10 +174,8 @@ export class KernelStrategy implements DeviceStrategy {
       throw new VolumeError('OUT_OF_RANGE', `grow the device: ${why}`);
     }
     const { details, device, memory } = await this.#requireLinked(target, saved, save);
-    const { connections } = details;
-    memory.requestsWait = false;
-    await growDevice({ ...device, connections }, offered.sizeBytes, tools);
-    memory.requestsWait = true;
+    const limited = { ...device, connections: details.connections };
+    await growDevice({ device: limited, memory, exportBytes: offered.sizeBytes }, tools);
     return await this.inspect(target, saved);
   }
 

@@ -100,6 +100,24 @@ test('a record that cannot be written keeps a device neither from healing nor fr
   expect(world.model.bound).toEqual([]);
 });
 
+test('a timer that the kernel does not set holds nothing up', async () => {
+  const target = world.volume('vol');
+  const first = await world.live();
+  await first.strategy.attach(target, first.save);
+  await first.strategy.close();
+  world.model.device(0).ioTimeoutMs = 30_000;
+  world.model.holdsUpTimers = true;
+  await world.restartServer();
+  const life = await world.live({ details: first.details });
+  expect((await healTimes(life, 1)).at(0)).toMatchObject({ state: 'attached', healed: true });
+  expect(world.model.liveSockets(0)).toHaveLength(1);
+  // The next repair tries again.
+  world.model.holdsUpTimers = false;
+  await world.restartServer();
+  await healTimes(life, 1);
+  expect(world.model.device(0).ioTimeoutMs).toBe(2000);
+});
+
 test('a link that may still work although no new one is accepted is known by what it answers', async () => {
   const target = world.volume('vol');
   const first = await world.live();

@@ -104,6 +104,11 @@ function parseCounts(text: string | null): number[] {
   return words.map((word) => parseCount(word) ?? NaN).filter((count) => !Number.isNaN(count));
 }
 
+/** In milliseconds; null when the device is gone, or the kernel does not tell. */
+export async function readIoTimeout(index: number, root = sysBlock): Promise<number | null> {
+  return parseCount(await readAttribute(join(root, `nbd${index}`, 'queue/io_timeout')));
+}
+
 function parseCount(text: string | null): number | null {
   if (text === null || !/^\d+$/.test(text)) return null;
   const count = Number(text);

@@ -8,6 +8,7 @@ import { listSocketInodes } from './links.ts';
 import {
   listNbdDevices,
   maxPart,
+  readIoTimeout,
   readNbdDevice,
   readNbdProgress,
   setIoTimeout,
@@ -28,6 +29,8 @@ export interface NbdMachine {
   /** Never settles while the kernel lets nobody open the device. */
   hold(index: number): Promise<DeviceHold>;
   setIoTimeout(index: number, timeoutMs: number): Promise<void>;
+  /** Null when it is not known. */
+  readIoTimeout(index: number): Promise<number | null>;
   readProgress(index: number): Promise<NbdProgress>;
   maxPart(): Promise<number | null>;
   /** Inode numbers of the unix sockets that somebody holds. */
@@ -50,6 +53,7 @@ export const thisMachine: NbdMachine = {
     }
   },
   hold: (index) => open(devicePath(index), 'r'),
+  readIoTimeout: (index) => readIoTimeout(index),
   readProgress: (index) => readNbdProgress(index),
   setIoTimeout: (index, timeoutMs) => setIoTimeout(index, timeoutMs),
   maxPart: () => maxPart(),

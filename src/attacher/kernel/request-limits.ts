@@ -3,9 +3,13 @@
  * long as a volumedriver may be away. While the device's size is set, for seconds only: newer kernels (6.12, 7.3)
  * stop new requests for that, wait for those under way, and carry out no other command to any NBD device meanwhile. If
  * the link died in this moment, a request that waits without limit would hold all of that up until a reboot.
+ *
+ * The time after which the kernel asks about a request is set through sysfs when it is short: some kernels (6.12) wait
+ * for all requests under way for that as well, so it is done on working links only, and not waited for too long.
  */
 import { VolumeError } from '../../volumes/errors.ts';
 import { waitUntil } from '../waiting.ts';
+import type { DeviceMemory } from './device-memory.ts';
 import type { KernelTools } from './kernel-tools.ts';
 import type { NbdDevice } from './nbd-devices.ts';
 import { devicePath } from './nbd-machine.ts';
@@ -15,43 +19,64 @@ import { devicePath } from './nbd-machine.ts';
  * replaced, that is when the request is sent again; for one that only stalls, it does nothing but write to the log.
  */
 const askEarlyMs = 2000;
-/** The same while requests are limited: then a link is taken for dead whose request is asked about. */
+/** The same where it is not set, and while requests are limited: then such a request's link is taken for dead. */
 const askLateMs = 30_000;
 const limits = { requestSeconds: askLateMs / 1000, deadSeconds: 10 };
 /** How long is waited for a moment without requests. */
 const settleMs = 5000;
+const sysfsMs = 2000;
 
 export interface LimitedDevice extends Pick<NbdDevice, 'index' | 'identifier'> {
   /** How many links it was made with. */
   readonly connections: number;
 }
 
-/** Also mends what a process left that ended while requests were limited. Codes as NbdControl.reconfigure(). */
+/** After this, the kernel asks late about requests: see askEarly(). Codes as NbdControl.reconfigure(). */
 export async function letRequestsWait(device: LimitedDevice, tools: KernelTools): Promise<void> {
   const { index, identifier } = device;
   const timeouts = { requestSeconds: 0, deadSeconds: tools.deadTimeoutSeconds };
   await tools.control.reconfigure({ index, identifier, timeouts });
-  await askEarly(device, tools);
 }
 
-/** With several links, the kernel would take one for dead that is only slow. */
+/** Mends what a process left that ended while requests were limited, or before it had the kernel ask early. */
+export async function mendLimits(
+  device: LimitedDevice,
+  memory: DeviceMemory,
+  tools: KernelTools,
+): Promise<void> {
+  memory.asksEarly = (await tools.machine.readIoTimeout(device.index)) === askEarlyMs;
+  if (!memory.asksEarly) await letRequestsWait(device, tools);
+  memory.requestsWait = true;
+}
+
+/** On a link that works. With several links, the kernel would take one for dead that is only slow. */
 export async function askEarly(
   { index, connections }: Pick<LimitedDevice, 'index' | 'connections'>,
-  { machine, logger }: KernelTools,
+  memory: DeviceMemory,
+  { machine, clock, logger }: KernelTools,
 ): Promise<void> {
-  if (connections > 1) return;
-  try {
-    await machine.setIoTimeout(index, askEarlyMs);
-  } catch (error) {
-    // It works, but I/O goes on later after a volumedriver's restart.
-    logger.warn('requests of a lost link are sent again after 30 s only', { error });
-  }
+  if (connections > 1 || memory.asksEarly) return;
+  const done = new AbortController();
+  const late = clock.sleep(sysfsMs, done.signal).then(
+    () => 'it takes too long',
+    () => null, // done
+  );
+  const set = machine.setIoTimeout(index, askEarlyMs).then(
+    () => null,
+    (error: unknown) => error,
+  );
+  const problem = await Promise.race([set, late]);
+  done.abort();
+  memory.asksEarly = problem === null;
+  // It works, but I/O goes on later after a volumedriver's restart.
+  if (problem !== null)
+    logger.warn('requests of a lost link are sent again after 30 s only', { index, problem });
 }
 
 /** UNAVAILABLE when the server does not answer, so that a limit would make requests fail. */
 export async function limitRequests(device: LimitedDevice, tools: KernelTools): Promise<void> {
   const { index, identifier } = device;
-  await tools.machine.setIoTimeout(index, askLateMs);
+  await letRequestsWait(device, tools);
   await askedLate(index, tools);
   await tools.control.reconfigure({ index, identifier, timeouts: limits });
 }
