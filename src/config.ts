@@ -3,7 +3,7 @@
  * nothing executable hides in it.
  */
 import { parseEndpoint, type Endpoint } from './api/endpoint.ts';
-import { strategyWishes, type StrategyWish } from './attacher/choose-strategy.ts';
+import { connectionsMax, strategyWishes, type StrategyWish } from './attacher/choose-strategy.ts';
 import { parseSize } from './cli/sizes.ts';
 import { describeError, logLevels, type LogLevel } from './base/logger.ts';
 import { parseNbdAddress, type NbdAddress } from './nbd/uri.ts';
@@ -125,8 +125,6 @@ function flagOf(option: string): string {
 const absolutePath = /^\//;
 /** Seconds. */
 const graceDefault = '30';
-/** More than a device has ever had use for. */
-const connectionsMax = 16;
 const nodeIdPattern = /^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$/;
 const nodeIdRule = 'it must be 1 to 253 letters, digits, dots, dashes or underscores';
 

@@ -27,6 +27,9 @@ export interface Choice {
   readonly reason: string;
 }
 
+/** Links of one kernel device at the most: more than one has ever had use for. */
+export const connectionsMax = 16;
+
 const modprobeMs = 10_000;
 /** No devices before they are needed, and no search for partitions on what holds a volume's bytes. */
 const moduleArguments = ['nbd', 'nbds_max=0', 'max_part=0'];

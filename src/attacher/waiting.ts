@@ -40,3 +40,24 @@ export async function withTimeLimit<T>(
     await timer;
   }
 }
+
+/**
+ * The same for work that nothing can end: it goes on by itself when its time is up, and what becomes of it then concerns
+ * nobody any more.
+ */
+export async function abandonAfter<T>(
+  clock: Clock,
+  limit: { timeoutMs: number; what: string },
+  work: Promise<T>,
+): Promise<T> {
+  work.catch(() => undefined);
+  return await withTimeLimit(clock, limit, (signal) => Promise.race([work, rejectionOf(signal)]));
+}
+
+function rejectionOf(signal: AbortSignal): Promise<never> {
+  return new Promise((_resolve, reject) => {
+    signal.addEventListener('abort', () => {
+      reject(signal.reason as Error);
+    });
+  });
+}

@@ -7,7 +7,7 @@
  */
 import { fstatSync } from 'node:fs';
 import koffi from 'koffi';
-import { assert } from './assert.ts';
+import { addressOf, symbol, type AsyncCall, type IntegerCall } from './ffi.ts';
 
 const families = { UNIX: 1, NETLINK: 16 };
 const socketTypes = { STREAM: 1, RAW: 3, NONBLOCK: 0o4000, CLOEXEC: 0o2_000_000 };
@@ -32,46 +32,37 @@ export const socketErrno = {
   ECONNREFUSED: 111,
 } as const;
 
-type IntegerCall = (...args: number[]) => number;
-interface AsyncCall {
-  async: (...args: [...number[], (error: unknown, result: number) => void]) => void;
-}
-
 const isSupported =
   process.platform === 'linux' && (process.arch === 'x64' || process.arch === 'arm64');
 
-const socketCall = symbol('socket', 'int', ['int', 'int', 'int']);
-const connectCall = symbol('connect', 'int', ['int', 'uint64_t', 'uint32_t']);
-const bindCall = symbol('bind', 'int', ['int', 'uint64_t', 'uint32_t']);
-const fcntlCall = symbol('fcntl', 'int', ['int', 'int', 'int']);
-const closeCall = symbol('close', 'int', ['int']);
-const shutdownCall = symbol('shutdown', 'int', ['int', 'int']);
-const setsockoptCall = symbol('setsockopt', 'int', ['int', 'int', 'int', 'uint64_t', 'uint32_t']);
-const receiveCall = symbol('recv', 'int64_t', ['int', 'uint64_t', 'uint64_t', 'int']);
-const sendCall = symbol('send', 'int64_t', ['int', 'uint64_t', 'uint64_t', 'int']);
+const socketCall = socketSymbol('socket', 'int', ['int', 'int', 'int']);
+const connectCall = socketSymbol('connect', 'int', ['int', 'uint64_t', 'uint32_t']);
+const bindCall = socketSymbol('bind', 'int', ['int', 'uint64_t', 'uint32_t']);
+const fcntlCall = socketSymbol('fcntl', 'int', ['int', 'int', 'int']);
+const closeCall = socketSymbol('close', 'int', ['int']);
+const shutdownCall = socketSymbol('shutdown', 'int', ['int', 'int']);
+const setsockoptCall = socketSymbol('setsockopt', 'int', [
+  'int',
+  'int',
+  'int',
+  'uint64_t',
+  'uint32_t',
+]);
+const receiveCall = socketSymbol('recv', 'int64_t', ['int', 'uint64_t', 'uint64_t', 'int']);
+const sendCall = socketSymbol('send', 'int64_t', ['int', 'uint64_t', 'uint64_t', 'int']);
 
-function symbol(name: string, result: string, args: string[]): (IntegerCall & AsyncCall) | null {
-  if (!isSupported) return null;
-  try {
-    return koffi.load(null).func(name, result, args) as IntegerCall & AsyncCall;
-  } catch {
-    return null; // a C library without it; the callers answer ENOSYS
-  }
+/** Undefined, too, where the numbers above are others. */
+function socketSymbol(name: string, result: string, args: string[]): AsyncCall | undefined {
+  return isSupported ? symbol(name, result, args) : undefined;
 }
 
 /** Arguments in memory, for calls that do not outlive the function that makes them. Off the JS heap: it never moves. */
 const scratch = Buffer.from(new ArrayBuffer(128));
-const scratchAddress = addressOf(scratch);
+const scratchAddress = addressOf(scratch.buffer);
 
-function addressOf(bytes: Uint8Array): number {
-  const address = Number(koffi.address(new Uint8Array(bytes.buffer))) + bytes.byteOffset;
-  assert(Number.isSafeInteger(address), 'an address is exact as a number');
-  return address;
-}
-
-function call(symbolOrNull: IntegerCall | null, ...args: number[]): number {
-  if (symbolOrNull === null) return -socketErrno.ENOSYS;
-  const result = symbolOrNull(...args);
+function call(native: IntegerCall | undefined, ...args: number[]): number {
+  if (native === undefined) return -socketErrno.ENOSYS;
+  const result = native(...args);
   return result >= 0 ? result : -koffi.errno();
 }
 
@@ -165,11 +156,11 @@ function setOption(fd: number, level: number, option: number, bytes: number): nu
  * of a command by a message, not by this result). `bytes` are copied; nothing ends the call early.
  */
 export function sendNetlink(fd: number, bytes: Uint8Array): Promise<number> {
-  if (sendCall === null) return Promise.resolve(-socketErrno.ENOSYS);
+  if (sendCall === undefined) return Promise.resolve(-socketErrno.ENOSYS);
   const copy = Buffer.from(new ArrayBuffer(bytes.length));
   copy.set(bytes);
   return new Promise((resolve) => {
-    sendCall.async(fd, addressOf(copy), copy.length, 0, (error, result) => {
+    sendCall.async(fd, addressOf(copy.buffer), copy.length, 0, (error, result) => {
       // Using `copy` here keeps its memory until the call is over.
       resolve(error === null && result === copy.length ? result : -socketErrno.EIO);
     });
@@ -183,5 +174,6 @@ export function sendNetlink(fd: number, bytes: Uint8Array): Promise<number> {
  */
 export function receiveNonBlocking(fd: number, buffer: Uint8Array): number {
   const flags = receiveFlags.DONTWAIT | receiveFlags.TRUNC;
-  return call(receiveCall, fd, addressOf(buffer), buffer.length, flags);
+  const address = addressOf(buffer.buffer) + buffer.byteOffset;
+  return call(receiveCall, fd, address, buffer.length, flags);
 }

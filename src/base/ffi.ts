@@ -14,7 +14,11 @@ const rwfNoWait = 8;
 const lockExclusiveNonBlocking = 2 | 4;
 
 /** A function of the C library whose arguments and result are integers and addresses. */
-type IntegerCall = (...args: number[]) => number;
+export type IntegerCall = (...args: number[]) => number;
+/** The same, also on another thread. */
+export type AsyncCall = IntegerCall & {
+  async: (...args: [...number[], (error: unknown, result: number) => void]) => void;
+};
 
 /** The errnos that callers tell apart; numbers differ between platforms, so koffi's own table gives them. */
 export const errno = {
@@ -34,16 +38,17 @@ const iovecAddress = Number(koffi.address(iovec));
 
 const addresses = new WeakMap<ArrayBufferLike, number>();
 
-function symbol(name: string, result: string, args: string[]): IntegerCall | undefined {
+/** A function of the C library; undefined in one that lacks it. */
+export function symbol(name: string, result: string, args: string[]): AsyncCall | undefined {
   try {
-    return koffi.load(null).func(name, result, args) as IntegerCall;
+    return koffi.load(null).func(name, result, args) as AsyncCall;
   } catch {
     return undefined; // a C library without it; the callers answer ENOSYS
   }
 }
 
 /** User-space addresses are below 2^57, and below 2^47 unless a process asks for more: exact as a number. */
-function addressOf(memory: ArrayBufferLike): number {
+export function addressOf(memory: ArrayBufferLike): number {
   let address = addresses.get(memory);
   if (address === undefined) {
     address = Number(koffi.address(new Uint8Array(memory)));

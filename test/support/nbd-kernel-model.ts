@@ -44,7 +44,7 @@ export class NbdKernelModel {
   unnoticed = 0;
   /** As before 2025: who asks is told that a disconnected device is connected while somebody holds it open. */
   forgetsEnds = false;
-  /** As where the kernel waits for all requests before it sets a timer: nobody is answered. */
+  /** As where the kernel waits for all requests before it sets a timer: neither writers nor readers are answered. */
   holdsUpTimers = false;
   /** As from a network namespace that the sockets are not of. */
   hidesSockets = false;
@@ -63,7 +63,10 @@ export class NbdKernelModel {
       this.device(index).ioTimeoutMs = timeoutMs;
       return Promise.resolve();
     },
-    readIoTimeout: (index) => Promise.resolve(this.device(index).ioTimeoutMs),
+    readIoTimeout: (index) =>
+      this.holdsUpTimers
+        ? new Promise(() => undefined)
+        : Promise.resolve(this.device(index).ioTimeoutMs),
     readProgress: (index) =>
       Promise.resolve({ inFlight: 0, completed: this.device(index).completed }),
     maxPart: () => Promise.resolve(0),

@@ -37,8 +37,6 @@ export interface KernelTimeouts {
   readonly netlinkMs: number;
   /** Until a new device has its node and its size. */
   readonly deviceMs: number;
-  /** Until the kernel has taken new sockets or let go of a device. */
-  readonly settleMs: number;
   /** Writing dirty pages at detach: as long as a volumedriver may take to restart. */
   readonly flushMs: number;
   /** How often a device is looked at whose sockets another process opened. */
@@ -50,7 +48,6 @@ export const defaultKernelTimeouts: KernelTimeouts = {
   connectMs: 5000,
   netlinkMs: 5000,
   deviceMs: 5000,
-  settleMs: 3000,
   flushMs: 20_000,
   recheckMs: 30_000,
 };

@@ -18,8 +18,8 @@ const attempts = 5;
 const betweenAttemptsMs = 100;
 
 /**
- * Whether a device needs a look: another process may have ended while its requests were limited, a link of ours is dead, the kernel told of one, or there are links of another process
- * that were not looked at for a while.
+ * Whether a device needs a look: another process may have ended while its requests were limited, a link of ours is dead,
+ * the kernel told of one, or there are links of another process that were not looked at for a while.
  */
 export function needsLook(
   memory: DeviceMemory,

@@ -12,6 +12,7 @@ import { Mutex } from '../../base/mutex.ts';
 import { parseNbdUri } from '../../nbd/uri.ts';
 import type { RunCommand } from '../../volumes/command.ts';
 import { VolumeError } from '../../volumes/errors.ts';
+import { connectionsMax } from '../choose-strategy.ts';
 import { confirmedProbe, requireOffered, troubleOf } from '../export-probe.ts';
 import { probeExport } from '../nbd-probe.ts';
 import { unreadable } from '../records.ts';
@@ -66,8 +67,6 @@ interface Found {
   readonly details: KernelDetails;
   readonly memory: DeviceMemory;
 }
-
-const connectionsMax = 16;
 
 export class KernelStrategy implements DeviceStrategy {
   readonly name = 'kernel';

@@ -7,8 +7,9 @@
  * The time after which the kernel asks about a request is set through sysfs when it is short: some kernels (6.12) wait
  * for all requests under way for that as well, so it is done on working links only, and not waited for too long.
  */
+import type { Clock } from '../../base/clock.ts';
 import { VolumeError } from '../../volumes/errors.ts';
-import { waitUntil } from '../waiting.ts';
+import { abandonAfter, waitUntil } from '../waiting.ts';
 import type { DeviceMemory } from './device-memory.ts';
 import type { KernelTools } from './kernel-tools.ts';
 import type { NbdDevice } from './nbd-devices.ts';
@@ -44,7 +45,14 @@ export async function mendLimits(
   memory: DeviceMemory,
   tools: KernelTools,
 ): Promise<void> {
-  memory.asksEarly = (await tools.machine.readIoTimeout(device.index)) === askEarlyMs;
+  const { machine, clock, logger } = tools;
+  try {
+    const ioTimeoutMs = await bySysfs(machine.readIoTimeout(device.index), clock);
+    memory.asksEarly = ioTimeoutMs === askEarlyMs;
+  } catch (error) {
+    memory.asksEarly = false;
+    logger.warn('the limits of requests are not known', { index: device.index, error });
+  }
   if (!memory.asksEarly) await letRequestsWait(device, tools);
   memory.requestsWait = true;
 }
@@ -56,21 +64,18 @@ export async function askEarly(
   { machine, clock, logger }: KernelTools,
 ): Promise<void> {
   if (connections > 1 || memory.asksEarly) return;
-  const done = new AbortController();
-  const late = clock.sleep(sysfsMs, done.signal).then(
-    () => 'it takes too long',
-    () => null, // done
-  );
-  const set = machine.setIoTimeout(index, askEarlyMs).then(
-    () => null,
-    (error: unknown) => error,
-  );
-  const problem = await Promise.race([set, late]);
-  done.abort();
-  memory.asksEarly = problem === null;
-  // It works, but I/O goes on later after a volumedriver's restart.
-  if (problem !== null)
-    logger.warn('requests of a lost link are sent again after 30 s only', { index, problem });
+  try {
+    await bySysfs(machine.setIoTimeout(index, askEarlyMs), clock);
+    memory.asksEarly = true;
+  } catch (error) {
+    // It works, but I/O goes on later after a volumedriver's restart.
+    logger.warn('requests of a lost link are sent again after 30 s only', { index, error });
+  }
+}
+
+/** It may hang for as long as the requests of the device do, reading as well while somebody else writes. */
+async function bySysfs<T>(access: Promise<T>, clock: Clock): Promise<T> {
+  return await abandonAfter(clock, { timeoutMs: sysfsMs, what: 'use sysfs' }, access);
 }
 
 /** UNAVAILABLE when the server does not answer, so that a limit would make requests fail. */

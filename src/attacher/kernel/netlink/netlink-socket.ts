@@ -19,7 +19,7 @@ import {
 } from '../../../base/ffi-sockets.ts';
 import { Mutex } from '../../../base/mutex.ts';
 import { VolumeError } from '../../../volumes/errors.ts';
-import { withTimeLimit } from '../../waiting.ts';
+import { abandonAfter } from '../../waiting.ts';
 import {
   decodeErrno,
   decodeMessages,
@@ -79,13 +79,9 @@ export class NetlinkSocket {
     });
     const timeoutMs = this.#timeoutMs;
     try {
-      return await withTimeLimit(this.#clock, { timeoutMs, what }, (signal) =>
-        Promise.race([work, rejectionOf(signal)]),
-      );
+      return await abandonAfter(this.#clock, { timeoutMs, what }, work);
     } finally {
       isLate = true;
-      // What becomes of it later concerns nobody any more.
-      work.catch(() => undefined);
     }
   }
 
@@ -221,12 +217,4 @@ function malformed(): VolumeError {
 
 function fail(error: Error): never {
   throw error;
-}
-
-function rejectionOf(signal: AbortSignal): Promise<never> {
-  return new Promise((_resolve, reject) => {
-    signal.addEventListener('abort', () => {
-      reject(signal.reason as Error);
-    });
-  });
 }
