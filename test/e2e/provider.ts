@@ -55,3 +55,12 @@ export interface ProviderOptions {
   readonly nodes: 'one' | 'all';
   readonly logger: (line: string) => void;
 }
+
+/** A way to get a cluster. */
+export interface ProviderKind {
+  readonly name: Provider['name'];
+  /** Why it cannot run on this machine, in a few words; undefined when it can. Quick, and changes nothing. */
+  obstacle(): Promise<string | undefined>;
+  /** What it has started when it fails it also takes away. */
+  up(options: ProviderOptions): Promise<Provider>;
+}
