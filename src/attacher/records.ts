@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import * as z from 'zod';
 import type { Random } from '../base/random.ts';
 import { VolumeError } from '../volumes/errors.ts';
-import { readFileIfPresent, removeFileDurably, writeFileDurably } from './files.ts';
+import { readFileIfPresent, removeFileDurably, writeFileDurably } from '../base/files.ts';
 
 /** attaching and detaching: the work was begun, and nobody may rely on the device. */
 export const phases = ['attaching', 'attached', 'detaching'] as const;

@@ -24,6 +24,8 @@ export const csiStatus = {
   NOT_CAPABLE: status.FAILED_PRECONDITION,
   NOT_IMPLEMENTED: status.UNIMPLEMENTED,
   READ_ONLY: status.FAILED_PRECONDITION,
+  // Two parts of the installation do not trust each other (yet): nothing was done, a retry may find it mended.
+  PERMISSION_DENIED: status.UNAVAILABLE,
   FENCED: status.FAILED_PRECONDITION,
   HALTED: status.FAILED_PRECONDITION,
   CORRUPT: status.DATA_LOSS,

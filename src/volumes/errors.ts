@@ -27,6 +27,8 @@ export const errorCodes = {
   NOT_CAPABLE: 'ENOTSUP',
   NOT_IMPLEMENTED: 'ENOSYS',
   READ_ONLY: 'EROFS',
+  /** The caller is not one that may do that: see its certificate or token. */
+  PERMISSION_DENIED: 'EACCES',
   /** A newer owner or a newer grant exists: nothing that this client does can become part of the volume. */
   FENCED: 'ESTALE',
   /** The volume stopped after a failed write or sync and must be opened again. */

@@ -8,7 +8,7 @@ import { open } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { Clock } from '../../base/clock.ts';
 import { toVolumeError, VolumeError } from '../../volumes/errors.ts';
-import { readFileIfPresent } from '../files.ts';
+import { readFileIfPresent } from '../../base/files.ts';
 import { mountsOn } from '../mounts.ts';
 import {
   findProcesses,

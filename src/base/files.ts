@@ -1,7 +1,7 @@
 /** Small durable files: what write() returned from is there after a power cut, whole. */
 import { open, readFile, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { hasErrno } from '../base/errno.ts';
+import { hasErrno } from './errno.ts';
 
 /** Replaces the file: temporary file, fsync, rename, fsync of the folder. Never leaves a torn file. */
 export async function writeFileDurably(path: string, content: string): Promise<void> {
