@@ -47,13 +47,50 @@ export interface MetricsAddress {
 
 export interface PluginConfig {
   csi: Endpoint;
-  volumedriver: Endpoint;
   driverName: string;
   logLevel: LogLevel;
   /** Present when the node service is served. */
-  node?: { attacher: Endpoint; nodeId: string; stateDirectory: string };
+  node?: NodeConfig;
   /** Present when the controller service is served. */
-  controller?: { knownNodes: string[] };
+  controller?: ControllerConfig;
+}
+
+export interface NodeConfig {
+  volumedriver: Endpoint;
+  attacher: Endpoint;
+  nodeId: string;
+  stateDirectory: string;
+  /** The most volumes that the node takes. */
+  attachLimit: number;
+}
+
+export interface ControllerConfig {
+  /** A new volume has at most so many times what is free where it goes. */
+  overcommit: number;
+  /** The most volumes that may be published to one node. */
+  attachLimit: number;
+  metrics: MetricsAddress | null;
+  /** Where volumedrivers and nodes are found. */
+  cluster: OneMachine | KubernetesCluster;
+}
+
+export interface OneMachine {
+  kind: 'machine';
+  volumedriver: Endpoint;
+  knownNodes: string[];
+}
+
+export interface KubernetesCluster {
+  kind: 'kubernetes';
+  namespace: string;
+  /** Which pods of the namespace are volumedrivers, as a label selector. */
+  volumedriverSelector: string;
+  /** Where each of them serves its API to controllers. */
+  volumedriverPort: number;
+  /** Holds tls.crt and tls.key of the certificate authority, and perhaps ca-bundle.crt. */
+  caDirectory: string;
+  /** Where volumedrivers get their certificates; null for nowhere. */
+  issuer: { address: MetricsAddress; serviceAccount: string } | null;
 }
 
 export interface AllConfig {
@@ -83,10 +120,20 @@ class Reader {
     this.#raw = raw;
   }
 
+  has(option: string): boolean {
+    return this.#raw[option] !== undefined;
+  }
+
+  refuse(option: string, why: string): void {
+    const problem = `${flagOf(option)}: ${why}`;
+    // Two roles in one process may read the same option.
+    if (!this.problems.includes(problem)) this.problems.push(problem);
+  }
+
   text(option: string, fallback?: string): string {
     const value = this.#raw[option] ?? fallback;
     if (value !== undefined && value !== '') return value;
-    this.problems.push(`${flagOf(option)}: it is required`);
+    this.refuse(option, 'it is required');
     return '';
   }
 
@@ -100,14 +147,14 @@ class Reader {
     try {
       return parse(text);
     } catch (error) {
-      this.problems.push(`${flagOf(option)}: ${describeError(error)}`);
+      this.refuse(option, describeError(error));
       return undefined;
     }
   }
 
   matching(option: string, pattern: RegExp, rule: string, fallback?: string): string {
     const text = this.text(option, fallback);
-    if (text !== '' && !pattern.test(text)) this.problems.push(`${flagOf(option)}: ${rule}`);
+    if (text !== '' && !pattern.test(text)) this.refuse(option, rule);
     return text;
   }
 
@@ -169,7 +216,8 @@ export function parseNode(raw: RawOptions): PluginConfig {
 
 export function parseController(raw: RawOptions): PluginConfig {
   const reader = new Reader(raw);
-  const config = { ...readPlugin(reader), controller: readController(reader) };
+  const cluster = reader.has('namespace') ? readKubernetes(reader) : readMachine(reader);
+  const config = { ...readPlugin(reader), controller: readController(reader, cluster) };
   return reader.finish(complete(config));
 }
 
@@ -179,7 +227,7 @@ export function parsePlugin(raw: RawOptions): PluginConfig {
   const config = {
     ...readPlugin(reader),
     node: readNode(reader),
-    controller: readController(reader),
+    controller: readController(reader, readMachine(reader)),
   };
   return reader.finish(complete(config));
 }
@@ -217,6 +265,8 @@ export function parseAll(raw: RawOptions): AllConfig {
   if (raw['strategy'] !== undefined) reader.parsed('strategy', parseStrategy);
   if (raw['connections'] !== undefined) reader.parsed('connections', parseConnections);
   if (raw['metrics'] !== undefined) reader.parsed('metrics', parseMetrics);
+  readAttachLimit(reader);
+  readOvercommit(reader);
   return reader.finish(complete(config));
 }
 
@@ -231,37 +281,82 @@ const passedOnOptions = [
   'strategy',
   'connections',
   'metrics',
+  'overcommit',
+  'attachLimit',
 ];
 
 function readPlugin(reader: Reader): Pick<PluginConfig, 'driverName' | 'logLevel'> & {
   csi: Endpoint | undefined;
-  volumedriver: Endpoint | undefined;
 } {
   return {
     csi: reader.parsed('csi', parseEndpoint),
-    volumedriver: reader.parsed('volumedriver', parseEndpoint),
     driverName: reader.text('driverName', defaultDriverName),
     logLevel: readLogLevel(reader),
   };
 }
 
-function readNode(reader: Reader): PluginConfig['node'] | undefined {
-  const attacher = reader.parsed('attacher', parseEndpoint);
-  const nodeId = reader.matching('nodeId', nodeIdPattern, nodeIdRule);
-  const stateDirectory = reader.matching('stateDir', absolutePath, 'it must be an absolute path');
-  return attacher === undefined ? undefined : { attacher, nodeId, stateDirectory };
+function readNode(reader: Reader): NodeConfig | undefined {
+  return complete({
+    volumedriver: reader.parsed('volumedriver', parseEndpoint),
+    attacher: reader.parsed('attacher', parseEndpoint),
+    nodeId: reader.matching('nodeId', nodeIdPattern, nodeIdRule),
+    stateDirectory: reader.matching('stateDir', absolutePath, 'it must be an absolute path'),
+    attachLimit: readAttachLimit(reader),
+  });
 }
 
-function readController(reader: Reader): PluginConfig['controller'] {
+function readAttachLimit(reader: Reader): number | undefined {
+  return reader.parsed('attachLimit', (text) => parseCount(text, 4096), '128');
+}
+
+function readOvercommit(reader: Reader): number | undefined {
+  return reader.parsed('overcommit', (text) => parseCount(text, 1000), '10');
+}
+
+function readController(reader: Reader, cluster: OneMachine | KubernetesCluster | undefined) {
+  return complete({
+    overcommit: readOvercommit(reader),
+    attachLimit: readAttachLimit(reader),
+    metrics: reader.has('metrics') ? reader.parsed('metrics', parseMetrics) : null,
+    cluster,
+  });
+}
+
+function readMachine(reader: Reader): OneMachine | undefined {
   const text = reader.text('knownNodes');
-  return { knownNodes: text.split(',').filter((node) => node !== '') };
+  return complete({
+    kind: 'machine' as const,
+    volumedriver: reader.parsed('volumedriver', parseEndpoint),
+    knownNodes: text.split(',').filter((node) => node !== ''),
+  });
+}
+
+function readKubernetes(reader: Reader): KubernetesCluster | undefined {
+  for (const option of ['volumedriver', 'knownNodes']) {
+    if (reader.has(option)) reader.refuse(option, 'with --namespace, Kubernetes tells it');
+  }
+  return complete({
+    kind: 'kubernetes' as const,
+    namespace: reader.text('namespace'),
+    volumedriverSelector: reader.text('volumedriverSelector'),
+    volumedriverPort: reader.parsed('volumedriverPort', (text) => parseCount(text, 65_535)),
+    caDirectory: reader.matching('tlsCaDir', absolutePath, 'it must be an absolute path'),
+    issuer: reader.has('issuer') ? readIssuer(reader) : null,
+  });
+}
+
+function readIssuer(reader: Reader): KubernetesCluster['issuer'] | undefined {
+  return complete({
+    address: reader.parsed('issuer', parseMetrics),
+    serviceAccount: reader.text('issuerServiceAccounts'),
+  });
 }
 
 function readLogLevel(reader: Reader): LogLevel {
   const text = reader.text('logLevel', 'info');
   const level = logLevels.find((known) => known === text);
   if (level !== undefined) return level;
-  reader.problems.push(`--log-level: it must be one of ${logLevels.join(', ')}`);
+  reader.refuse('logLevel', `it must be one of ${logLevels.join(', ')}`);
   return 'info';
 }
 
@@ -291,6 +386,13 @@ function parseConnections(text: string): number {
   const count = Number(text);
   if (/^\d{1,2}$/.test(text) && count >= 1 && count <= connectionsMax) return count;
   throw new VolumeError('INVALID_ARGUMENT', `it must be a number from 1 to ${connectionsMax}`);
+}
+
+/** A whole number from 1 to `max`. */
+function parseCount(text: string, max: number): number {
+  const count = Number(text);
+  if (/^\d{1,5}$/.test(text) && count >= 1 && count <= max) return count;
+  throw new VolumeError('INVALID_ARGUMENT', `it must be a number from 1 to ${max}`);
 }
 
 function parseMetrics(text: string): MetricsAddress {

@@ -129,19 +129,47 @@ role('attacher', "own this node's block devices")
     }),
   );
 
+const attachLimit: [string, string] = [
+  '--attach-limit <N>',
+  'the most volumes that a node has at one time (default: 128)',
+];
+const overcommit: [string, string] = [
+  '--overcommit <N>',
+  'a new volume has at most N times the space that is free (default: 10)',
+];
+
 role('node', 'serve the CSI Node service')
   .option('--csi <ENDPOINT>', 'the CSI socket: unix:PATH')
   .option('--attacher <ENDPOINT>', 'the API of the attacher on this node')
   .option('--volumedriver <ENDPOINT>', 'the API of the volumedriver on this node')
   .option('--node-id <ID>', 'the name of this node')
   .option('--state-dir <DIR>', 'records of staged volumes; survives reboots')
+  .option(...attachLimit)
   .option(...driverName)
   .action(action({ parse: parseNode, load: loadPlugin }));
 
 role('controller', 'serve the CSI Controller service')
   .option('--csi <ENDPOINT>', 'the CSI socket: unix:PATH')
-  .option('--volumedriver <ENDPOINT>', 'the API of a volumedriver')
-  .option('--known-nodes <IDS>', 'nodes that volumes may be published to, with commas between')
+  .option('--volumedriver <ENDPOINT>', 'the API of the only volumedriver, without Kubernetes')
+  .option(
+    '--known-nodes <IDS>',
+    'nodes that volumes may be published to, with commas between, without Kubernetes',
+  )
+  .option('--namespace <NAME>', 'find volumedrivers and nodes through Kubernetes: their namespace')
+  .option('--volumedriver-selector <LABELS>', "the label selector of the volumedrivers' pods")
+  .option('--volumedriver-port <PORT>', 'where each of them serves its remote API')
+  .option(
+    '--tls-ca-dir <DIR>',
+    'the certificate authority: tls.crt, tls.key, and perhaps ca-bundle.crt; read again when they change',
+  )
+  .option(
+    '--issuer <ENDPOINT>',
+    'where volumedrivers get their certificates: tcp:HOST:PORT (default: nowhere)',
+  )
+  .option('--issuer-service-accounts <NAME>', "the service account of the volumedrivers' pods")
+  .option(...overcommit)
+  .option(...attachLimit)
+  .option('--metrics <ENDPOINT>', 'where /metrics, /healthz and /readyz are: tcp:HOST:PORT')
   .option(...driverName)
   .action(action({ parse: parseController, load: loadPlugin }));
 
@@ -152,6 +180,8 @@ role('plugin', 'serve node and controller on one CSI socket, for one machine')
   .option('--node-id <ID>', 'the name of this node')
   .option('--known-nodes <IDS>', 'nodes that volumes may be published to, with commas between')
   .option('--state-dir <DIR>', 'records of staged volumes; survives reboots')
+  .option(...overcommit)
+  .option(...attachLimit)
   .option(...driverName)
   .action(action({ parse: parsePlugin, load: loadPlugin }));
 
@@ -170,6 +200,8 @@ role('all', 'supervise every role on one machine, each as a process of its own')
   .option('--strategy <NAME>', 'see attacher')
   .option('--connections <N>', 'see attacher')
   .option('--metrics <ENDPOINT>', 'see attacher')
+  .option(...overcommit)
+  .option(...attachLimit)
   .option(...driverName)
   .action(action({ parse: parseAll, load: async () => (await import('./roles/all.ts')).runAll }));
 

@@ -3,7 +3,7 @@ import type { CapacityRange } from '../api/generated/csi.ts';
 import { invalid } from '../csi/validate.ts';
 import { VolumeError } from '../volumes/errors.ts';
 
-const clusterBytes = 4096;
+export const clusterBytes = 4096;
 const mebibyte = 1024 * 1024;
 /** Every supported filesystem but xfs (300 MiB) fits. */
 export const volumeBytesMin = mebibyte;

@@ -20,6 +20,7 @@ import { VolumeError } from '../volumes/errors.ts';
 import { createControllerService, type OfferedControllerHandlers } from './controller-service.ts';
 import { volumeBytesDefault } from './capacity-range.ts';
 import { staticNodes } from './node-registry.ts';
+import { staticVolumedrivers } from './volumedrivers.ts';
 
 const gibibyte = 1024 ** 3;
 const context = { signal: new AbortController().signal };
@@ -43,8 +44,10 @@ function useService(service: MemoryVolumeService): void {
   volumes = service;
   controller = createControllerService({
     driverName: 'csi.volumedriver.io',
-    volumes,
+    volumedrivers: staticVolumedrivers([volumes]),
     nodes: staticNodes(['node-1', 'node-2']),
+    overcommit: 10,
+    attachLimit: 128,
   });
 }
 

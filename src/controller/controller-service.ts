@@ -1,11 +1,13 @@
 /**
  * The CSI Controller service. It keeps no state and no locks: names, grants and generations live in the
- * volumedriver, so that several replicas may serve at once and every call can be repeated anywhere.
+ * volumedrivers, so that several replicas may serve at once and every call can be repeated anywhere.
  */
 import {
   ControllerServiceCapability_RPC_Type as Rpc,
   type ControllerExpandVolumeRequest,
   type ControllerExpandVolumeResponse,
+  type ControllerGetVolumeRequest,
+  type ControllerGetVolumeResponse,
   type ValidateVolumeCapabilitiesRequest,
   type ValidateVolumeCapabilitiesResponse,
 } from '../api/generated/csi.ts';
@@ -20,10 +22,10 @@ import {
   unsupportedReason,
 } from '../csi/volume-capability.ts';
 import { describeError } from '../base/logger.ts';
-import type { VolumeService } from '../volumes/volume-service.ts';
+import { getCapacity, type CapacityParts } from './capacity.ts';
 import { chooseGrownSize, parseRange } from './capacity-range.ts';
 import { createVolume, deleteVolume } from './create-volume.ts';
-import { getCapacity, listVolumes } from './list-volumes.ts';
+import { listVolumes } from './list-volumes.ts';
 import {
   snapshotById,
   snapshotMessage,
@@ -31,17 +33,13 @@ import {
   volumeMessage,
   volumeStatus,
 } from './messages.ts';
-import type { NodeRegistry } from './node-registry.ts';
 import { parseVolumeParameters } from './parameters.ts';
-import { publishVolume, unpublishVolume } from './publish-volume.ts';
+import { publishVolume, unpublishVolume, type PublishParts } from './publish-volume.ts';
 import { createSnapshot, deleteSnapshot, listSnapshots } from './snapshots.ts';
 import { accessibleTopology } from './topology.ts';
+import { requireVolumedriver, type Volumedrivers } from './volumedrivers.ts';
 
-export interface ControllerServiceOptions {
-  readonly driverName: string;
-  readonly volumes: VolumeService;
-  readonly nodes: NodeRegistry;
-}
+export type ControllerServiceOptions = CapacityParts & PublishParts;
 
 const capabilities = [
   Rpc.CREATE_DELETE_VOLUME,
@@ -70,29 +68,26 @@ export type OfferedControllerHandlers = Required<
 export function createControllerService(
   options: ControllerServiceOptions,
 ): OfferedControllerHandlers {
-  const { driverName, volumes } = options;
+  const { volumedrivers } = options;
   return {
-    ...snapshotHandlers(volumes),
-    createVolume: async (request) => await createVolume(driverName, volumes, request),
+    ...snapshotHandlers(volumedrivers),
+    createVolume: async (request) => await createVolume(options, request),
     deleteVolume: async (request) => {
-      await deleteVolume(volumes, requireString('volume_id', request.volumeId));
+      await deleteVolume(volumedrivers, requireString('volume_id', request.volumeId));
       return {};
     },
     controllerPublishVolume: async (request) => await publishVolume(options, request),
     controllerUnpublishVolume: async (request) => {
       const volumeId = requireString('volume_id', request.volumeId);
-      await unpublishVolume(volumes, { volumeId, nodeId: request.nodeId });
+      await unpublishVolume(options, { volumeId, nodeId: request.nodeId });
       return {};
     },
-    validateVolumeCapabilities: async (request) => await validateCapabilities(volumes, request),
-    listVolumes: async (request) => await listVolumes(driverName, volumes, request),
-    getCapacity: async (request) => await getCapacity(driverName, volumes, request),
-    controllerExpandVolume: async (request) => await expandVolume(volumes, request),
-    controllerGetVolume: async (request) => {
-      const volume = await volumeById(volumes, requireString('volume_id', request.volumeId));
-      const topology = accessibleTopology(driverName, await volumes.info());
-      return { volume: volumeMessage(volume, { topology }), status: volumeStatus(volume) };
-    },
+    validateVolumeCapabilities: async (request) =>
+      await validateCapabilities(volumedrivers, request),
+    listVolumes: async (request) => await listVolumes(options, request),
+    getCapacity: async (request) => await getCapacity(options, request),
+    controllerExpandVolume: async (request) => await expandVolume(volumedrivers, request),
+    controllerGetVolume: async (request) => await getVolume(options, request),
     controllerGetCapabilities: () =>
       Promise.resolve({
         capabilities: capabilities.map((type) => ({ type: { $case: 'rpc', value: { type } } })),
@@ -101,35 +96,47 @@ export function createControllerService(
 }
 
 function snapshotHandlers(
-  volumes: VolumeService,
+  volumedrivers: Volumedrivers,
 ): Required<
   Pick<ControllerHandlers, 'createSnapshot' | 'deleteSnapshot' | 'listSnapshots' | 'getSnapshot'>
 > {
   return {
-    createSnapshot: async (request) => await createSnapshot(volumes, request),
+    createSnapshot: async (request) => await createSnapshot(volumedrivers, request),
     deleteSnapshot: async (request) => {
-      await deleteSnapshot(volumes, requireString('snapshot_id', request.snapshotId));
+      await deleteSnapshot(volumedrivers, requireString('snapshot_id', request.snapshotId));
       return {};
     },
-    listSnapshots: async (request) => await listSnapshots(volumes, request),
+    listSnapshots: async (request) => await listSnapshots(volumedrivers, request),
     getSnapshot: async (request) => {
       const id = requireString('snapshot_id', request.snapshotId);
+      const { volumes } = await requireVolumedriver(volumedrivers, id, 'SNAPSHOT_NOT_FOUND');
       return { snapshot: snapshotMessage(await snapshotById(volumes, id)) };
     },
   };
 }
 
+async function getVolume(
+  { driverName, volumedrivers }: CapacityParts,
+  request: ControllerGetVolumeRequest,
+): Promise<ControllerGetVolumeResponse> {
+  const id = requireString('volume_id', request.volumeId);
+  const volumedriver = await requireVolumedriver(volumedrivers, id, 'VOLUME_NOT_FOUND');
+  const volume = await volumeById(volumedriver.volumes, id);
+  const topology = accessibleTopology(driverName, volumedriver);
+  return { volume: volumeMessage(volume, { topology }), status: volumeStatus(volume) };
+}
+
 /** What is not supported is an answer, not an error: nothing confirmed, and a message that says why. */
 async function validateCapabilities(
-  volumes: VolumeService,
+  volumedrivers: Volumedrivers,
   request: ValidateVolumeCapabilitiesRequest,
 ): Promise<ValidateVolumeCapabilitiesResponse> {
   const volumeId = requireString('volume_id', request.volumeId);
   const uses = parseCapabilities('volume_capabilities', request.volumeCapabilities);
-  const volume = await volumeById(volumes, volumeId);
-  const info = await volumes.info();
+  const volumedriver = await requireVolumedriver(volumedrivers, volumeId, 'VOLUME_NOT_FOUND');
+  const volume = await volumeById(volumedriver.volumes, volumeId);
   const reason =
-    uses.map((use) => unsupportedReason(use, info)).find((one) => one !== undefined) ??
+    uses.map((use) => unsupportedReason(use, volumedriver)).find((one) => one !== undefined) ??
     unsupportedContext(request.volumeContext) ??
     unsupportedParameters(request, volume.flushTo);
   if (reason !== undefined) return { confirmed: undefined, message: reason };
@@ -167,15 +174,16 @@ function unsupportedParameters(
 
 /** Grows a volume, in use or not. Device and filesystem follow at the node. */
 async function expandVolume(
-  volumes: VolumeService,
+  volumedrivers: Volumedrivers,
   request: ControllerExpandVolumeRequest,
 ): Promise<ControllerExpandVolumeResponse> {
   const volumeId = requireString('volume_id', request.volumeId);
   const range = parseRange(requireMessage('capacity_range', request.capacityRange));
-  if (request.volumeCapability !== undefined) {
-    const use = parseCapability('volume_capability', request.volumeCapability);
-    requireSupported('volume_capability', use, await volumes.info());
-  }
+  const use =
+    request.volumeCapability && parseCapability('volume_capability', request.volumeCapability);
+  const volumedriver = await requireVolumedriver(volumedrivers, volumeId, 'VOLUME_NOT_FOUND');
+  if (use !== undefined) requireSupported('volume_capability', use, volumedriver);
+  const { volumes } = volumedriver;
   const volume = await volumeById(volumes, volumeId);
   const sizeBytes = chooseGrownSize(range, volume.sizeBytes);
   const grown =

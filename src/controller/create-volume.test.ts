@@ -6,6 +6,7 @@ import {
   VolumeCapability_AccessMode_Mode as Mode,
 } from '../api/generated/csi.ts';
 import { createVolume } from './create-volume.ts';
+import { staticVolumedrivers } from './volumedrivers.ts';
 
 const mebibyte = 1024 * 1024;
 
@@ -25,12 +26,17 @@ function cloneRequest(name: string, volumeId: string): CreateVolumeRequest {
 
 test('a clone is found again after its source grew; a new one does not fit', async () => {
   const volumes = new MemoryVolumeService();
+  const parts = {
+    driverName: 'driver',
+    volumedrivers: staticVolumedrivers([volumes]),
+    overcommit: 10,
+  };
   const source = await volumes.createVolume({ name: 'source', sizeBytes: 8 * mebibyte });
-  const first = await createVolume('driver', volumes, cloneRequest('clone', source.id));
+  const first = await createVolume(parts, cloneRequest('clone', source.id));
   await volumes.growVolume(source.id, 16 * mebibyte);
-  const again = await createVolume('driver', volumes, cloneRequest('clone', source.id));
+  const again = await createVolume(parts, cloneRequest('clone', source.id));
   expect(again).toEqual(first);
-  await expect(
-    createVolume('driver', volumes, cloneRequest('another', source.id)),
-  ).rejects.toMatchObject({ code: 'OUT_OF_RANGE' });
+  await expect(createVolume(parts, cloneRequest('another', source.id))).rejects.toMatchObject({
+    code: 'OUT_OF_RANGE',
+  });
 });

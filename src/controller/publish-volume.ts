@@ -11,33 +11,45 @@ import {
   requireSupported,
 } from '../csi/volume-capability.ts';
 import { hasCode, VolumeError } from '../volumes/errors.ts';
-import type { DriverInfo, VolumeService } from '../volumes/volume-service.ts';
+import type { VolumeService } from '../volumes/volume-service.ts';
 import type { Volume } from '../volumes/volume.ts';
 import { findVolumeById, volumeById } from './messages.ts';
 import type { NodeRegistry } from './node-registry.ts';
+import {
+  findVolumedriver,
+  requireVolumedriver,
+  type Volumedriver,
+  type Volumedrivers,
+} from './volumedrivers.ts';
 
 export interface PublishParts {
-  readonly volumes: VolumeService;
+  readonly volumedrivers: Volumedrivers;
   readonly nodes: NodeRegistry;
+  /** The most volumes that may be published to one node. */
+  readonly attachLimit: number;
 }
 
 export async function publishVolume(
-  { volumes, nodes }: PublishParts,
+  { volumedrivers, nodes, attachLimit }: PublishParts,
   request: ControllerPublishVolumeRequest,
 ): Promise<ControllerPublishVolumeResponse> {
   const volumeId = requireString('volume_id', request.volumeId);
   const nodeId = requireString('node_id', request.nodeId);
   const use = parseCapability('volume_capability', request.volumeCapability);
-  const info = await volumes.info();
-  requireSupported('volume_capability', use, info);
+  const volumedriver = await requireVolumedriver(volumedrivers, volumeId, 'VOLUME_NOT_FOUND');
+  requireSupported('volume_capability', use, volumedriver);
   const readOnly = request.readonly || isReadOnlyMode(use.accessMode);
 
+  const { volumes } = volumedriver;
   const volume = await volumeById(volumes, volumeId);
   if (!(await nodes.isKnownNode(nodeId))) {
     throw new VolumeError('NODE_NOT_FOUND', `publish volume ${volumeId}: there is no ${nodeId}`);
   }
   checkGrants(volume, { nodeId, readOnly });
-  checkReach(volume, { nodeId, info });
+  checkReach(volume, { nodeId, volumedriver });
+  if (!volume.grants.some((one) => one.node === nodeId)) {
+    await checkLimit(volumes, { volumeId, nodeId, attachLimit });
+  }
   const generation = await grant(volumes, { volumeId, nodeId, readOnly });
   const address = await volumes.getExport({ kind: 'granted', volume: volumeId, generation });
   return {
@@ -84,23 +96,67 @@ function checkGrants(volume: Volume, wanted: { nodeId: string; readOnly: boolean
   }
 }
 
-function checkReach(volume: Volume, where: { nodeId: string; info: DriverInfo }): void {
-  const { nodeId, info } = where;
-  if (info.shared || info.nodeId === nodeId) return;
+function checkReach(
+  volume: Volume,
+  { nodeId, volumedriver }: { nodeId: string; volumedriver: Volumedriver },
+): void {
+  if (volumedriver.shared || volumedriver.nodeId === nodeId) return;
   throw new VolumeError(
     'NOT_CAPABLE',
-    `publish volume ${volume.id}: its backend is on node ${info.nodeId} and cannot be used from ${nodeId}`,
+    `publish volume ${volume.id}: it is on node ${volumedriver.nodeId} and cannot be used from ${nodeId}`,
   );
 }
 
-/** Every node when `nodeId` is empty. A volume or grant that is not there is unpublished. */
+/**
+ * LIMIT_REACHED when the node has as many volumes as it may have. Kubernetes counts, too, and calls that run at the
+ * same time may go past the limit by a few: it is there to keep a node from drowning.
+ */
+async function checkLimit(
+  volumes: VolumeService,
+  wanted: { volumeId: string; nodeId: string; attachLimit: number },
+): Promise<void> {
+  const { volumeId, nodeId, attachLimit } = wanted;
+  let published = 0;
+  let startToken: string | undefined;
+  do {
+    const page = await volumes.listVolumes(startToken === undefined ? {} : { startToken });
+    published += page.items.filter(({ grants }) =>
+      grants.some((one) => one.node === nodeId),
+    ).length;
+    startToken = page.nextToken;
+  } while (startToken !== undefined && published < attachLimit);
+  if (published < attachLimit) return;
+  throw new VolumeError(
+    'LIMIT_REACHED',
+    `publish volume ${volumeId}: node ${nodeId} has ${published} volumes, and the limit is ${attachLimit}`,
+  );
+}
+
+/**
+ * Every node when `nodeId` is empty. A volume or grant that is not there is unpublished. So is a volume that is only on
+ * a node of which somebody says that nothing runs there any more: nobody can be using it.
+ */
 export async function unpublishVolume(
+  { volumedrivers, nodes }: Pick<PublishParts, 'volumedrivers' | 'nodes'>,
+  { volumeId, nodeId }: { volumeId: string; nodeId: string },
+): Promise<void> {
+  const volumedriver = await findVolumedriver(volumedrivers, volumeId);
+  if (typeof volumedriver === 'string') return;
+  try {
+    await takeGrant(volumedriver.volumes, { volumeId, nodeId });
+  } catch (error) {
+    if (!hasCode(error, 'UNAVAILABLE') || volumedriver.shared) throw error;
+    if (!(await nodes.isGone(volumedriver.nodeId))) throw error;
+  }
+}
+
+/** Drains: what was acknowledged to the node's clients is in the volume when it resolves. */
+async function takeGrant(
   volumes: VolumeService,
   { volumeId, nodeId }: { volumeId: string; nodeId: string },
 ): Promise<void> {
   const volume = await findVolumeById(volumes, volumeId);
-  if (volume === undefined) return;
-  const granted = volume.grants.some((grant) => nodeId === '' || grant.node === nodeId);
+  const granted = volume?.grants.some((one) => nodeId === '' || one.node === nodeId) ?? false;
   if (!granted) return;
   try {
     await volumes.revoke(volumeId, nodeId === '' ? null : nodeId);

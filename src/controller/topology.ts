@@ -1,35 +1,54 @@
 /** Where volumes can be used: a backend on one node is reached from there only, a shared one from everywhere. */
 import type { Topology, TopologyRequirement } from '../api/generated/csi.ts';
 import { topologyKey } from '../csi/volume-capability.ts';
-import { VolumeError } from '../volumes/errors.ts';
-import type { DriverInfo } from '../volumes/volume-service.ts';
+import type { Volumedriver } from './volumedrivers.ts';
+
+type Reach = Pick<Volumedriver, 'nodeId' | 'shared'>;
 
 /** Empty: everywhere. */
-export function accessibleTopology(driverName: string, info: DriverInfo): Topology[] {
-  return info.shared ? [] : [{ segments: { [topologyKey(driverName)]: info.nodeId } }];
+export function accessibleTopology(driverName: string, volumedriver: Reach): Topology[] {
+  if (volumedriver.shared) return [];
+  return [{ segments: { [topologyKey(driverName)]: volumedriver.nodeId } }];
 }
 
 /** Whether something in `topology` reaches the backend. */
-export function isReachedFrom(driverName: string, info: DriverInfo, topology: Topology): boolean {
-  return accessibleTopology(driverName, info).every((own) =>
+export function isReachedFrom(
+  driverName: string,
+  volumedriver: Reach,
+  topology: Topology,
+): boolean {
+  return accessibleTopology(driverName, volumedriver).every((own) =>
     Object.entries(own.segments).every(([key, value]) => topology.segments[key] === value),
   );
 }
 
-/** OUT_OF_SPACE (RESOURCE_EXHAUSTED) when no volume can be made where the caller needs it. */
-export function checkRequirement(
+/**
+ * Those that the requirement allows, the most preferred first. `preferred` alone is a wish; beside `requisite` it is a
+ * part of it (CSI, TopologyRequirement).
+ */
+export function allowedBy<Candidate extends Reach>(
   driverName: string,
-  info: DriverInfo,
+  candidates: readonly Candidate[],
   requirement: TopologyRequirement | undefined,
-): void {
-  if (requirement === undefined) return;
-  // `preferred` alone is a wish; with `requisite` it is a part of it.
-  const { requisite } = requirement;
-  if (requisite.length === 0) return;
-  if (requisite.some((topology) => isReachedFrom(driverName, info, topology))) return;
-  throw new VolumeError(
-    'OUT_OF_SPACE',
-    `accessibility_requirements: volumes of this backend are reached from node ${info.nodeId} only, which is ` +
-      'not among the requisite topologies',
+): Candidate[] {
+  const { requisite, preferred } = requirement ?? { requisite: [], preferred: [] };
+  const allowed = candidates.filter(
+    (one) =>
+      requisite.length === 0 || requisite.some((where) => isReachedFrom(driverName, one, where)),
   );
+  const rank = (one: Reach): number => {
+    const index = preferred.findIndex((where) => isReachedFrom(driverName, one, where));
+    return index === -1 ? preferred.length : index;
+  };
+  return allowed.toSorted((left, right) => rank(left) - rank(right));
+}
+
+/** The nodes that the requirement names; undefined when it names none. */
+export function requisiteNodes(
+  driverName: string,
+  requirement: TopologyRequirement | undefined,
+): string[] | undefined {
+  const requisite = requirement?.requisite ?? [];
+  if (requisite.length === 0) return undefined;
+  return requisite.flatMap(({ segments }) => segments[topologyKey(driverName)] ?? []);
 }

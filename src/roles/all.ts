@@ -80,6 +80,7 @@ function rolesOf(config: AllConfig): string[][] {
       'plugin',
       ...['--csi', config.csi, '--attacher', config.attacher, '--volumedriver', config.api],
       ...['--node-id', nodeId, '--known-nodes', nodeId, '--state-dir', `${dataDirectory}/node`],
+      ...flags(passedOn, ['overcommit', 'attachLimit']),
       ...[...name, ...level],
     ],
   ];

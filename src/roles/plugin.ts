@@ -1,62 +1,67 @@
 /** The CSI roles: node, controller, or both on one socket. They keep nothing that a restart could lose. */
 import { AttacherClient } from '../api/attacher-client.ts';
 import { VolumedriverClient } from '../api/volumedriver-client.ts';
-import { createLogger } from '../base/logger.ts';
-import type { PluginConfig } from '../config.ts';
-import { createControllerService } from '../controller/controller-service.ts';
-import { staticNodes } from '../controller/node-registry.ts';
+import { createLogger, type Logger } from '../base/logger.ts';
+import type { NodeConfig, PluginConfig } from '../config.ts';
 import type { CsiServices } from '../csi/handlers.ts';
 import { createIdentityService } from '../csi/identity-service.ts';
 import { startCsiServer } from '../csi/server.ts';
 import { createNodeService } from '../node/node-service.ts';
-import { hasCode } from '../volumes/errors.ts';
+import { openController } from './controller.ts';
 import { aborted } from './stopping.ts';
+import { isReady } from './volumedriver-ready.ts';
+
+/** A CSI service as a role wires it up. */
+export interface OpenedService<Name extends 'node' | 'controller'> {
+  readonly handlers: NonNullable<CsiServices[Name]>;
+  /** Makes the plugin unready, not unhealthy. */
+  readonly ready: () => Promise<boolean>;
+  readonly close: () => Promise<void>;
+}
 
 export async function runPlugin(
   config: PluginConfig,
   version: string,
   stop: AbortSignal,
 ): Promise<void> {
-  const { driverName, node, controller } = config;
-  const role = node === undefined ? 'controller' : controller === undefined ? 'node' : 'plugin';
-  const logger = createLogger(config.logLevel, { role, version, nodeId: node?.nodeId });
-  const volumes = new VolumedriverClient(config.volumedriver);
-  const devices = node === undefined ? undefined : new AttacherClient(node.attacher);
-  const services: CsiServices = {
-    identity: createIdentityService({ driverName, version, ready: () => isReady(volumes) }),
-    ...(node !== undefined &&
-      devices !== undefined && {
-        node: createNodeService({
-          driverName,
-          nodeId: node.nodeId,
-          stateDirectory: node.stateDirectory,
-          volumes,
-          devices,
-          logger,
-        }),
-      }),
-    ...(controller !== undefined && {
-      controller: createControllerService({
-        driverName,
-        volumes,
-        nodes: staticNodes(controller.knownNodes),
-      }),
-    }),
-  };
-  const server = await startCsiServer({ endpoint: config.csi, logger, ...services });
+  const { driverName } = config;
+  const role =
+    config.node === undefined ? 'controller' : config.controller === undefined ? 'node' : 'plugin';
+  const nodeId = config.node?.nodeId;
+  const logger = createLogger(config.logLevel, { role, version, nodeId });
+  const node = config.node && openNode(config.node, driverName, logger);
+  const controller =
+    config.controller && (await openController(config.controller, { driverName, version, logger }));
+  const parts = [node, controller].filter((part) => part !== undefined);
+  const ready = async (): Promise<boolean> =>
+    (await Promise.all(parts.map((part) => part.ready()))).every(Boolean);
+  const server = await startCsiServer({
+    endpoint: config.csi,
+    logger,
+    identity: createIdentityService({ driverName, version, ready }),
+    ...(node && { node: node.handlers }),
+    ...(controller && { controller: controller.handlers }),
+  });
   logger.info('csi ready', { driverName });
   await aborted(stop);
   await server.close();
-  volumes.close();
-  devices?.close();
+  for (const part of parts) await part.close();
 }
 
-/** A volumedriver that doesn't answer (yet) makes the plugin unready, not unhealthy. */
-async function isReady(volumes: VolumedriverClient): Promise<boolean> {
-  try {
-    return (await volumes.info()).ready;
-  } catch (error) {
-    if (hasCode(error, 'UNAVAILABLE') || hasCode(error, 'SHUTTING_DOWN')) return false;
-    throw error;
-  }
+function openNode(config: NodeConfig, driverName: string, logger: Logger): OpenedService<'node'> {
+  const volumes = new VolumedriverClient(config.volumedriver);
+  const devices = new AttacherClient(config.attacher);
+  const { nodeId, stateDirectory, attachLimit } = config;
+  return {
+    handlers: createNodeService({
+      ...{ driverName, nodeId, stateDirectory, volumes, devices, logger },
+      volumesMax: attachLimit,
+    }),
+    ready: () => isReady(volumes),
+    close: () => {
+      volumes.close();
+      devices.close();
+      return Promise.resolve();
+    },
+  };
 }

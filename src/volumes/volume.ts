@@ -1,5 +1,8 @@
 /** Plain data about volumes and snapshots, as every role sees it. Sizes are bytes, times milliseconds since 1970. */
 
+/** The largest volume that the formats hold: 64 TiB. */
+export const volumeBytesMax = 64 * 2 ** 40;
+
 /** Where a FLUSH must have put data before it is answered. */
 export const flushTargets = ['local', 'backend'] as const;
 export type FlushTarget = (typeof flushTargets)[number];

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { silentLogger, type Logger } from '../../src/base/logger.ts';
 import { createControllerService } from '../../src/controller/controller-service.ts';
 import { staticNodes } from '../../src/controller/node-registry.ts';
+import { staticVolumedrivers } from '../../src/controller/volumedrivers.ts';
 import { createIdentityService } from '../../src/csi/identity-service.ts';
 import { startCsiServer } from '../../src/csi/server.ts';
 import { createNodeService } from '../../src/node/node-service.ts';
@@ -40,7 +41,13 @@ export async function startCsiHarness(
       version: '0.0.0-test',
       ready: () => Promise.resolve(true),
     }),
-    controller: createControllerService({ driverName, volumes, nodes: staticNodes([nodeId]) }),
+    controller: createControllerService({
+      driverName,
+      volumedrivers: staticVolumedrivers([volumes]),
+      nodes: staticNodes([nodeId]),
+      overcommit: 10,
+      attachLimit: 128,
+    }),
     node: createNodeService({
       driverName,
       nodeId,

@@ -14,6 +14,7 @@ import { silentLogger } from '../../src/base/logger.ts';
 import { systemRandom } from '../../src/base/random.ts';
 import { createControllerService } from '../../src/controller/controller-service.ts';
 import { staticNodes } from '../../src/controller/node-registry.ts';
+import { staticVolumedrivers } from '../../src/controller/volumedrivers.ts';
 import { createIdentityService } from '../../src/csi/identity-service.ts';
 import { startCsiServer } from '../../src/csi/server.ts';
 import { connectNbd, type NbdClient } from '../../src/nbd/client.ts';
@@ -72,7 +73,13 @@ export async function startDriverOnStore(options: DriverOnStoreOptions): Promise
     identity: createIdentityService({
       ...{ driverName, version: 'test', ready: () => Promise.resolve(true) },
     }),
-    controller: createControllerService({ driverName, volumes, nodes: staticNodes(['node-1']) }),
+    controller: createControllerService({
+      driverName,
+      volumedrivers: staticVolumedrivers([volumes]),
+      nodes: staticNodes(['node-1']),
+      overcommit: 10,
+      attachLimit: 128,
+    }),
   });
   const csi = new GrpcPeer('the controller', csiEndpoint);
   return {

@@ -16,7 +16,7 @@ export const objectCounterMax = (1 << objectCounterBits) - 1;
 /** Entries of a map page, in leaves (clusters) and inner pages (pointers) alike. */
 export const pageEntries = 256;
 export const pageEntryBytes = 16;
-/** The largest volume: 64 TiB, which a map of five levels holds. */
-export const volumeBytesMax = 64 * 2 ** 40;
+/** What a map of five levels holds. */
+export { volumeBytesMax } from '../../volumes/volume.ts';
 
 assert(pageEntries * pageEntryBytes === clusterBytes, 'a map page fills one cluster');
