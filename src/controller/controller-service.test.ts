@@ -491,5 +491,5 @@ test('every capability has its RPC', async () => {
   const offered = capabilities.map(({ type }) => type?.value.type);
   expect(new Set(offered).size).toBe(offered.length);
   expect(offered).not.toContain(ControllerServiceCapability_RPC_Type.MODIFY_VOLUME);
-  expect(offered).not.toContain(ControllerServiceCapability_RPC_Type.GET_VOLUME_HEALTH);
+  expect(offered).toContain(ControllerServiceCapability_RPC_Type.GET_VOLUME_HEALTH);
 });

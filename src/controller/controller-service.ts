@@ -37,6 +37,7 @@ import { parseVolumeParameters } from './parameters.ts';
 import { publishVolume, unpublishVolume, type PublishParts } from './publish-volume.ts';
 import { createSnapshot, deleteSnapshot, listSnapshots } from './snapshots.ts';
 import { accessibleTopology } from './topology.ts';
+import { getVolumeHealth, listVolumeHealth } from './volume-health.ts';
 import { requireVolumedriver, type Volumedrivers } from './volumedrivers.ts';
 
 export type ControllerServiceOptions = CapacityParts & PublishParts;
@@ -56,13 +57,12 @@ const capabilities = [
   Rpc.EXPAND_VOLUME,
   Rpc.PUBLISH_READONLY,
   Rpc.SINGLE_NODE_MULTI_WRITER,
+  Rpc.GET_VOLUME_HEALTH,
+  Rpc.LIST_VOLUME_HEALTH,
 ];
 
 export type OfferedControllerHandlers = Required<
-  Omit<
-    ControllerHandlers,
-    'controllerModifyVolume' | 'controllerListVolumeHealth' | 'controllerGetVolumeHealth'
-  >
+  Omit<ControllerHandlers, 'controllerModifyVolume'>
 >;
 
 export function createControllerService(
@@ -88,6 +88,9 @@ export function createControllerService(
     getCapacity: async (request) => await getCapacity(options, request),
     controllerExpandVolume: async (request) => await expandVolume(volumedrivers, request),
     controllerGetVolume: async (request) => await getVolume(options, request),
+    controllerGetVolumeHealth: async (request) =>
+      await getVolumeHealth(volumedrivers, requireString('volume_id', request.volumeId)),
+    controllerListVolumeHealth: async (request) => await listVolumeHealth(volumedrivers, request),
     controllerGetCapabilities: () =>
       Promise.resolve({
         capabilities: capabilities.map((type) => ({ type: { $case: 'rpc', value: { type } } })),

@@ -87,7 +87,7 @@ async function noCandidate(
   }
   return new VolumeError(
     'OUT_OF_SPACE',
-    `accessibility_requirements: no volumedriver is on ${describeNodes(nodes)}`,
+    `accessibility_requirements: there is no volumedriver that was not forgotten on ${describeNodes(nodes)}`,
   );
 }
 

@@ -26,6 +26,7 @@ import { VolumeError } from '../volumes/errors.ts';
 import type { VolumeService } from '../volumes/volume-service.ts';
 import { createFilesystems } from './filesystems.ts';
 import { LinuxMounts, type MountLimits } from './mounts.ts';
+import { getStorageHealth, getVolumeHealth } from './node-health.ts';
 import { publishVolume, unpublishVolume } from './publish-volume.ts';
 import { StageRecords } from './stage-records.ts';
 import { stageVolume, unstageVolume, type NodeParts, type StageRequest } from './stage-volume.ts';
@@ -54,11 +55,11 @@ const capabilities = [
   NodeServiceCapability_RPC_Type.EXPAND_VOLUME,
   NodeServiceCapability_RPC_Type.VOLUME_CONDITION,
   NodeServiceCapability_RPC_Type.SINGLE_NODE_MULTI_WRITER,
+  NodeServiceCapability_RPC_Type.GET_VOLUME_HEALTH,
+  NodeServiceCapability_RPC_Type.GET_STORAGE_HEALTH,
 ];
 
-export function createNodeService(
-  options: NodeServiceOptions,
-): Required<Omit<NodeHandlers, 'nodeGetVolumeHealth' | 'nodeGetStorageHealth'>> {
+export function createNodeService(options: NodeServiceOptions): Required<NodeHandlers> {
   const run = options.run ?? runCommand;
   const logger = options.logger.child({ component: 'node' });
   const parts: NodeParts = {
@@ -113,6 +114,9 @@ export function createNodeService(
         volumeId: requireString('volume_id', message.volumeId),
         path: requireString('volume_path', message.volumePath),
       }),
+    nodeGetVolumeHealth: async (message) =>
+      await getVolumeHealth(parts, requireString('volume_id', message.volumeId)),
+    nodeGetStorageHealth: async () => await getStorageHealth(parts),
     nodeExpandVolume: async (message) => {
       const volumeId = requireString('volume_id', message.volumeId);
       const path = requireString('volume_path', message.volumePath);

@@ -13,7 +13,7 @@ import { VolumeUsage_Unit } from '../api/generated/csi.ts';
 import { describeError } from '../base/logger.ts';
 import type { Device } from '../volumes/device-service.ts';
 import { VolumeError } from '../volumes/errors.ts';
-import { isReadOnlyFilesystem, isShutDown, type MountEntry } from './mountinfo.ts';
+import { deviceProblem, mountProblem } from './node-health.ts';
 import type { StageRecord } from './stage-records.ts';
 import { findDevice, type NodeParts } from './stage-volume.ts';
 import { within } from './time-limit.ts';
@@ -35,12 +35,13 @@ export async function volumeStats(
   // A block volume's staging path is an empty directory.
   const staged = record.use.kind === 'block' && isSamePath(path, record.stagingPath);
   if (mount === undefined && !staged) throw notAtPath(volumeId, path, 'measure');
-  const abnormal = deviceProblem(device) ?? mountProblem(record, mount);
+  const unusable = deviceProblem(device, record)?.message;
+  const abnormal = unusable ?? mountProblem(record, mount)?.message;
   if (record.use.kind === 'block') {
     return { usage: blockUsage(device), volumeCondition: condition(abnormal) };
   }
   // Asking a filesystem whose device does not answer would only leave another hung process behind.
-  if (deviceProblem(device) !== undefined) {
+  if (unusable !== undefined) {
     return { usage: [], volumeCondition: condition(abnormal) };
   }
   try {
@@ -53,19 +54,6 @@ export async function volumeStats(
 
 function condition(abnormal: string | undefined): VolumeCondition {
   return { abnormal: abnormal !== undefined, message: abnormal ?? 'the volume works' };
-}
-
-function deviceProblem(device: Device | undefined): string | undefined {
-  if (device === undefined) return 'the device is gone';
-  if (device.state === 'attached') return undefined;
-  return `the device is ${device.state}: ${device.reason}`;
-}
-
-function mountProblem(record: StageRecord, mount: MountEntry | undefined): string | undefined {
-  if (record.use.kind === 'block' || mount === undefined) return undefined;
-  if (isShutDown(mount)) return 'the filesystem shut down after an error';
-  if (record.readOnly || !isReadOnlyFilesystem(mount)) return undefined;
-  return 'the filesystem became read-only after an error';
 }
 
 function blockUsage(device: Device | undefined): VolumeUsage[] {

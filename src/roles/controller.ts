@@ -5,9 +5,9 @@ import type { ControllerConfig, OneMachine } from '../config.ts';
 import { createControllerService } from '../controller/controller-service.ts';
 import { staticNodes, type NodeRegistry } from '../controller/node-registry.ts';
 import { staticVolumedrivers, type Volumedrivers } from '../controller/volumedrivers.ts';
-import { VolumeError } from '../volumes/errors.ts';
+import { hasCode, VolumeError } from '../volumes/errors.ts';
+import type { VolumeService } from '../volumes/volume-service.ts';
 import type { OpenedService } from './plugin.ts';
-import { isReady } from './volumedriver-ready.ts';
 
 interface ControllerContext {
   readonly driverName: string;
@@ -53,4 +53,14 @@ function openMachine(machine: OneMachine): World {
       return Promise.resolve();
     },
   };
+}
+
+/** False while the volumedriver does not answer (yet). */
+async function isReady(volumes: VolumeService): Promise<boolean> {
+  try {
+    return (await volumes.info()).ready;
+  } catch (error) {
+    if (hasCode(error, 'UNAVAILABLE') || hasCode(error, 'SHUTTING_DOWN')) return false;
+    throw error;
+  }
 }

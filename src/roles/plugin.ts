@@ -9,12 +9,11 @@ import { startCsiServer } from '../csi/server.ts';
 import { createNodeService } from '../node/node-service.ts';
 import { openController } from './controller.ts';
 import { aborted } from './stopping.ts';
-import { isReady } from './volumedriver-ready.ts';
 
 /** A CSI service as a role wires it up. */
 export interface OpenedService<Name extends 'node' | 'controller'> {
   readonly handlers: NonNullable<CsiServices[Name]>;
-  /** Makes the plugin unready, not unhealthy. */
+  /** False while it still starts, which is not unhealthy. */
   readonly ready: () => Promise<boolean>;
   readonly close: () => Promise<void>;
 }
@@ -57,7 +56,8 @@ function openNode(config: NodeConfig, driverName: string, logger: Logger): Opene
       ...{ driverName, nodeId, stateDirectory, volumes, devices, logger },
       volumesMax: attachLimit,
     }),
-    ready: () => isReady(volumes),
+    // A volumedriver that is away makes calls fail, which are repeated; a restart of this role would mend nothing.
+    ready: () => Promise.resolve(true),
     close: () => {
       volumes.close();
       devices.close();
