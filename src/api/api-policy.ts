@@ -1,4 +1,4 @@
-/** How our own APIs check, answer and log calls. They carry no secrets. */
+/** How our own APIs check, answer and log calls. A request that carries secrets has a `describe` that leaves them out. */
 import { status } from '@grpc/grpc-js';
 import { describeError, type LogFields, type Logger } from '../base/logger.ts';
 import type { FinishedCall, RpcPolicy } from './grpc-server.ts';
@@ -9,13 +9,23 @@ const ourFaults: readonly status[] = [status.INTERNAL, status.UNKNOWN, status.DA
 /** Calls that change nothing and come all the time. */
 const reading = /\/(Get|List|Wait)\w*$/;
 
-export function apiPolicy(logger: Logger): RpcPolicy {
+export interface ApiPolicyOptions {
+  readonly authorize?: RpcPolicy['authorize'] | undefined;
+  readonly observe?: ((call: FinishedCall) => void) | undefined;
+  /** What the log shows of a request: all of it unless given. */
+  readonly describe?: (request: unknown) => unknown;
+}
+
+export function apiPolicy(logger: Logger, options: ApiPolicyOptions = {}): RpcPolicy {
+  const { authorize = () => undefined, observe, describe = (request) => request } = options;
   return {
+    authorize,
     // Handlers check their own fields: each knows what it needs.
     check: () => undefined,
     toStatus: toApiStatus,
     finished: (call) => {
-      logCall(logger, call);
+      logCall(logger, { ...call, request: describe(call.request) });
+      observe?.(call);
     },
   };
 }

@@ -1,16 +1,22 @@
 /**
  * Where a role listens or is reached: `unix:PATH` (also unix:///PATH, as CSI writes it) or `tcp:HOST:PORT`. Our
  * APIs have no authentication of their own: a unix socket is protected by its permissions (directory 0700 when
- * we make it, socket 0600), and TCP is allowed on loopback only.
+ * we make it, socket 0600), and TCP beyond loopback by mutual TLS, without which it is refused.
  */
 import { chmod, lstat, mkdir, unlink } from 'node:fs/promises';
 import { connect, isIPv6 } from 'node:net';
 import { dirname, resolve } from 'node:path';
 import { VolumeError } from '../volumes/errors.ts';
 
-export type Endpoint =
-  | { readonly kind: 'unix'; readonly path: string }
-  | { readonly kind: 'tcp'; readonly host: string; readonly port: number };
+export interface TcpEndpoint {
+  readonly kind: 'tcp';
+  readonly host: string;
+  readonly port: number;
+}
+export type Endpoint = { readonly kind: 'unix'; readonly path: string } | TcpEndpoint;
+
+/** A name or an address: the rest is the resolver's business. */
+const hostPattern = /^[A-Za-z0-9.:%_-]+$/;
 
 /** sockaddr_un holds 108 bytes with the closing zero, unix(7). */
 const socketPathBytesMax = 107;
@@ -19,8 +25,33 @@ const staleCheckMs = 1000;
 /** INVALID_ARGUMENT when it is not an endpoint, or TCP beyond loopback. */
 export function parseEndpoint(text: string): Endpoint {
   if (text.startsWith('unix:')) return parseUnix(text);
-  if (text.startsWith('tcp:')) return parseTcp(text);
-  throw bad(text, 'it must be unix:PATH or tcp:HOST:PORT');
+  if (!text.startsWith('tcp:')) throw bad(text, 'it must be unix:PATH or tcp:HOST:PORT');
+  const endpoint = parseTcpEndpoint(text);
+  requireProtection(endpoint, false);
+  return endpoint;
+}
+
+/** TCP on any address, for what is protected in another way or needs no protection; `tcp:` may be left out. */
+export function parseTcpEndpoint(text: string): TcpEndpoint {
+  const rest = text.replace(/^tcp:(\/\/)?/, '');
+  const colon = rest.lastIndexOf(':');
+  const host = rest.slice(0, Math.max(colon, 0)).replace(/^\[(.*)\]$/, '$1');
+  const portText = rest.slice(colon + 1);
+  const port = Number(portText);
+  if (!hostPattern.test(host) || !/^\d{1,5}$/.test(portText) || port > 65_535) {
+    throw bad(text, 'it must be tcp:HOST:PORT with a port from 0 to 65535');
+  }
+  return { kind: 'tcp', host, port };
+}
+
+/** INVALID_ARGUMENT for TCP beyond loopback without mutual TLS. */
+export function requireProtection(endpoint: Endpoint, hasMutualTls: boolean): void {
+  if (hasMutualTls || endpoint.kind === 'unix' || isLoopback(endpoint.host)) return;
+  throw bad(
+    formatEndpoint(endpoint),
+    'TCP without mutual TLS is allowed on loopback only (127.0.0.1, ::1, localhost); for other addresses the ' +
+      'volumedriver has --remote-api with --tls-ca and --tls-issuer or --tls-cert, which the Helm chart sets up',
+  );
 }
 
 function parseUnix(text: string): Endpoint {
@@ -34,25 +65,6 @@ function parseUnix(text: string): Endpoint {
     throw bad(text, `its path has ${length} bytes and a unix socket takes ${socketPathBytesMax}`);
   }
   return { kind: 'unix', path };
-}
-
-function parseTcp(text: string): Endpoint {
-  const rest = text.slice('tcp:'.length).replace(/^\/\//, '');
-  const colon = rest.lastIndexOf(':');
-  const host = rest.slice(0, Math.max(colon, 0)).replace(/^\[(.*)\]$/, '$1');
-  const portText = rest.slice(colon + 1);
-  const port = Number(portText);
-  if (host === '' || !/^\d{1,5}$/.test(portText) || port > 65_535) {
-    throw bad(text, 'it must be tcp:HOST:PORT with a port from 0 to 65535');
-  }
-  if (!isLoopback(host)) {
-    throw bad(
-      text,
-      'TCP without mutual TLS is allowed on loopback only (127.0.0.1, ::1, localhost); ' +
-        'the Helm chart sets up mutual TLS for other addresses',
-    );
-  }
-  return { kind: 'tcp', host, port };
 }
 
 function isLoopback(host: string): boolean {

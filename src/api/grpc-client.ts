@@ -1,8 +1,9 @@
 /** What our gRPC clients share: how they connect, and calls as promises with a deadline and our errors. */
 import { Client, credentials, Metadata, type ChannelOptions } from '@grpc/grpc-js';
 import { VolumeError } from '../volumes/errors.ts';
-import { formatEndpoint, grpcTarget, type Endpoint } from './endpoint.ts';
+import { formatEndpoint, grpcTarget, requireProtection, type Endpoint } from './endpoint.ts';
 import { fromApiStatus } from './status.ts';
+import { PeerCredentials, type PeerTls } from './tls/peer-credentials.ts';
 
 const clientOptions: ChannelOptions = {
   // Over a unix socket the authority would be a path, which HTTP/2 servers reject.
@@ -13,6 +14,15 @@ const clientOptions: ChannelOptions = {
   'grpc.max_reconnect_backoff_ms': 2000,
   // Each client has its own connection, which its close() ends.
   'grpc.use_local_subchannel_pool': 1,
+  // The peer is where the endpoint says, whatever the environment says about the web.
+  'grpc.enable_http_proxy': 0,
+};
+
+/** A peer on another machine can be gone without a word: while a call waits, ask whether it is there. */
+const remoteOptions: ChannelOptions = {
+  ...clientOptions,
+  'grpc.keepalive_time_ms': 10_000,
+  'grpc.keepalive_timeout_ms': 10_000,
 };
 
 /** What ts-proto generates for one method, as far as a call needs it. */
@@ -27,9 +37,13 @@ export class GrpcPeer {
   readonly #client: Client;
   readonly #name: string;
 
-  /** `role` names the peer in errors, as in "the volumedriver". */
-  constructor(role: string, endpoint: Endpoint) {
-    this.#client = new Client(grpcTarget(endpoint), credentials.createInsecure(), clientOptions);
+  /** `role` names the peer in errors, as in "the volumedriver". INVALID_ARGUMENT beyond loopback without `tls`. */
+  constructor(role: string, endpoint: Endpoint, tls?: PeerTls) {
+    requireProtection(endpoint, tls !== undefined);
+    this.#client =
+      tls === undefined
+        ? new Client(grpcTarget(endpoint), credentials.createInsecure(), clientOptions)
+        : new Client(grpcTarget(endpoint), new PeerCredentials(tls), remoteOptions);
     this.#name = `${role} at ${formatEndpoint(endpoint)}`;
   }
 

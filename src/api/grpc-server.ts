@@ -15,9 +15,16 @@ import {
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js';
 import { once } from 'node:events';
+import type { PeerCertificate } from 'node:tls';
 import { AssertionError } from '../base/assert.ts';
 import { toVolumeError, VolumeError } from '../volumes/errors.ts';
-import { grpcTarget, prepareSocket, protectSocket, type Endpoint } from './endpoint.ts';
+import {
+  grpcTarget,
+  prepareSocket,
+  protectSocket,
+  requireProtection,
+  type Endpoint,
+} from './endpoint.ts';
 
 export interface CallContext {
   /** Aborted when the caller gave up or its deadline passed. */
@@ -43,6 +50,8 @@ export interface FinishedCall {
 }
 
 export interface RpcPolicy {
+  /** Throws PERMISSION_DENIED for a caller that may not call this; `peer` is null without mutual TLS. */
+  authorize?(path: string, peer: PeerCertificate | null): void;
   /** Throws INVALID_ARGUMENT for a request that no handler should see. */
   check(path: string, request: unknown): void;
   toStatus(path: string, error: VolumeError): RpcStatus;
@@ -143,7 +152,7 @@ class Rpc {
     let request: unknown;
     let failure: { status: RpcStatus; error: VolumeError } | null = null;
     try {
-      request = this.#decode(call.request);
+      request = this.#receive(call);
       this.#policy.check(path, request);
       if (this.#handler === undefined) {
         throw new VolumeError('NOT_IMPLEMENTED', `${path}: this plugin does not offer it`);
@@ -163,6 +172,12 @@ class Rpc {
       durationMs: Math.round(performance.now() - startMs),
     });
     return failure?.status ?? null;
+  }
+
+  #receive(call: RawCall | RawStream): unknown {
+    const { sslPeerCertificate } = call.getAuthContext();
+    this.#policy.authorize?.(this.#method.path, sslPeerCertificate ?? null);
+    return this.#decode(call.request);
   }
 
   #decode(bytes: Buffer): unknown {
@@ -196,9 +211,15 @@ export interface ListeningServer {
   close(graceMs?: number): Promise<void>;
 }
 
-export async function listen(server: Server, endpoint: Endpoint): Promise<ListeningServer> {
+/** INVALID_ARGUMENT beyond loopback without the credentials of TLS; UNAVAILABLE when nobody can listen there. */
+export async function listen(
+  server: Server,
+  endpoint: Endpoint,
+  credentials = ServerCredentials.createInsecure(),
+): Promise<ListeningServer> {
+  requireProtection(endpoint, credentials._isSecure());
   if (endpoint.kind === 'unix') await prepareSocket(endpoint.path);
-  const port = await bind(server, endpoint);
+  const port = await bind(server, endpoint, credentials);
   if (endpoint.kind === 'unix') await protectSocket(endpoint.path);
   return {
     endpoint: endpoint.kind === 'unix' ? endpoint : { ...endpoint, port },
@@ -206,9 +227,9 @@ export async function listen(server: Server, endpoint: Endpoint): Promise<Listen
   };
 }
 
-function bind(server: Server, endpoint: Endpoint): Promise<number> {
+function bind(server: Server, endpoint: Endpoint, credentials: ServerCredentials): Promise<number> {
   return new Promise((resolve, reject) => {
-    server.bindAsync(grpcTarget(endpoint), ServerCredentials.createInsecure(), (error, port) => {
+    server.bindAsync(grpcTarget(endpoint), credentials, (error, port) => {
       if (error === null) resolve(port);
       else
         reject(

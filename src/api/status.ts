@@ -74,8 +74,12 @@ export function fromApiStatus(error: ServiceError, peer: string): VolumeError {
   return new VolumeError(fallback, `call ${peer}: ${why}`, { cause: error });
 }
 
-/** grpc-js wraps the reason of a failed connection in words of its own. */
+/** grpc-js wraps the reason of a failed connection in words of its own, and OpenSSL in many numbers. */
 function connectionReason({ details }: ServiceError): string {
-  const match = /Last error: (?:Error: )?(.*?)\.? Resolution note: /.exec(details);
-  return match?.[1] ?? details;
+  const match = /Last error: (?:\w*Error: )?(.*?)\.? Resolution note: /s.exec(details);
+  const reason = (match?.[1] ?? details).trim().replace(/ \(\d{4}-\d\d-\d\dT[\d:.]+Z\)$/, '');
+  const alert = /:SSL routines:[^:]*:([^:]+):/.exec(reason)?.[1];
+  if (alert !== undefined) return `TLS: ${alert}`;
+  if (reason !== 'Failed to connect') return reason;
+  return 'it ended the connection at once; over TLS that means that it does not accept our certificate';
 }

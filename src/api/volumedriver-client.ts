@@ -19,6 +19,7 @@ import { requireInteger } from './arguments.ts';
 import type { Endpoint } from './endpoint.ts';
 import { VolumedriverService as rpc } from './generated/volumedriver.ts';
 import { GrpcPeer, type UnaryMethod } from './grpc-client.ts';
+import type { PeerTls } from './tls/peer-credentials.ts';
 import {
   flushToWire,
   modeToWire,
@@ -29,6 +30,8 @@ import {
 } from './volumedriver-convert.ts';
 
 export interface VolumedriverClientOptions {
+  /** For a volumedriver on another machine. */
+  tls?: PeerTls;
   /** For calls that only look or change a record. */
   timeoutMs?: number;
   /** For calls that may have to flush or drain first. */
@@ -46,7 +49,7 @@ export class VolumedriverClient implements VolumeService {
   readonly #unlimitedSnapshotTimeoutMs: number;
 
   constructor(endpoint: Endpoint, options: VolumedriverClientOptions = {}) {
-    this.#peer = new GrpcPeer('the volumedriver', endpoint);
+    this.#peer = new GrpcPeer('the volumedriver', endpoint, options.tls);
     this.#timeoutMs = options.timeoutMs ?? 30_000;
     this.#slowTimeoutMs = options.slowTimeoutMs ?? 120_000;
     this.#unlimitedSnapshotTimeoutMs = options.unlimitedSnapshotTimeoutMs ?? 24 * 3600 * 1000;

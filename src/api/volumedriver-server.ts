@@ -16,7 +16,17 @@ import { apiPolicy } from './api-policy.ts';
 import { invalidArgument, requireInteger, requireText, requireValue } from './arguments.ts';
 import type { Endpoint } from './endpoint.ts';
 import * as wire from './generated/volumedriver.ts';
-import { addService, listen, type ListeningServer, type ServiceHandlers } from './grpc-server.ts';
+import {
+  addService,
+  listen,
+  type FinishedCall,
+  type ListeningServer,
+  type ServiceHandlers,
+} from './grpc-server.ts';
+import { onlyFor } from './tls/authorize.ts';
+import type { TlsIdentity } from './tls/identity.ts';
+import { ChangingServerCredentials } from './tls/server-credentials.ts';
+import type { TlsSource } from './tls/tls-source.ts';
 import {
   flushFromWire,
   modeFromWire,
@@ -29,19 +39,38 @@ export interface VolumedriverServerOptions {
   readonly endpoint: Endpoint;
   readonly service: VolumeService;
   readonly logger: Logger;
+  /** For an endpoint that other machines reach. */
+  readonly tls?: ServerTls;
+  /** Learns of each call when it is done. */
+  readonly observe?: (call: FinishedCall) => void;
 }
+
+export interface ServerTls {
+  readonly source: TlsSource;
+  /** The one who may call. */
+  readonly client: TlsIdentity;
+  /** How long a connection is used, so that no peer lives on with certificates of long ago. An hour unless given. */
+  readonly connectionMs?: number;
+}
+
+const connectionMsDefault = 3600 * 1000;
 
 export async function startVolumedriverServer(
   options: VolumedriverServerOptions,
 ): Promise<ListeningServer> {
-  const server = new Server();
+  const { tls, endpoint, logger, observe } = options;
+  const server = new Server(
+    tls && { 'grpc.max_connection_age_ms': tls.connectionMs ?? connectionMsDefault },
+  );
   const handlers: ServiceHandlers = {
     ...volumeHandlers(options.service),
     ...snapshotHandlers(options.service),
     ...useHandlers(options.service),
   };
-  addService(server, wire.VolumedriverService, handlers, apiPolicy(options.logger));
-  return await listen(server, options.endpoint);
+  const policy = apiPolicy(logger, { observe, authorize: tls && onlyFor(tls.client) });
+  addService(server, wire.VolumedriverService, handlers, policy);
+  const credentials = tls && new ChangingServerCredentials(tls.source, 'certificate');
+  return await listen(server, endpoint, credentials);
 }
 
 function volumeHandlers(service: VolumeService) {
