@@ -26,7 +26,7 @@ export const suites: readonly Suite[] = [
   {
     name: 'static',
     budgetMinutes: 4,
-    patterns: ['test/tidy.test.ts', 'scripts/**', 'test/support/{requires,jest}*'],
+    patterns: ['test/tidy.test.ts', 'scripts/**', 'test/support/{requires,jest}*', 'test/chart/**'],
     inBand: false,
     checks: [
       { name: 'types check', command: ['tsc', '--noEmit', '-p', '.'] },

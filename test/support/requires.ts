@@ -12,6 +12,7 @@ import { accessSync, constants, existsSync } from 'node:fs';
 import { spawnSync } from 'node:child_process';
 import { delimiter, join } from 'node:path';
 import { describe, test } from '@jest/globals';
+import { findHelm } from './helm.ts';
 
 export type Requirement =
   | 'root'
@@ -22,6 +23,8 @@ export type Requirement =
   | 'loop'
   /** A kernel with the NBD client. */
   | 'kernel-nbd'
+  /** What installs the chart. It is built with Go, which `make test` does without. */
+  | 'helm'
   /** A program on the PATH (sbin included). */
   | `tool:${string}`
   /** A module that Debian's python3 imports. */
@@ -97,6 +100,8 @@ function check(requirement: Requirement): Unmet | undefined {
       return machine(isUsable('/dev/loop-control'), 'a usable /dev/loop-control');
     case 'kernel-nbd':
       return machine(existsSync('/sys/module/nbd'), 'a kernel with nbd');
+    case 'helm':
+      return machine(findHelm() !== null, 'helm: scripts/chart builds it');
   }
   const value = requirement.slice(requirement.indexOf(':') + 1);
   if (requirement.startsWith('tool:')) return checkTool(value);
