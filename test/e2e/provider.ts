@@ -42,18 +42,51 @@ export interface Provider {
   /** PATH with kubectl-free tools: helm is there. */
   readonly toolsDirectory: string;
   restartApiServer(): Promise<void>;
-  /** Where logs are, for a failed run. */
+  /** Where logs are, for a failed run. Gone after down(). */
   readonly logDirectory: string;
+  /** Puts what is not there by itself into logDirectory. */
+  collectLogs?(): Promise<void>;
   /** Ends and removes everything. Never rejects for what is already gone. */
   down(): Promise<void>;
 }
 
 export interface ProviderOptions {
+  /** Of Preparations. A provider that was made without them finds its tools by itself. */
+  readonly toolsDirectory?: string;
   /** Image archives (OCI layout tarballs) to load on every node. */
   readonly images: readonly string[];
   /** `smoke`: one node. */
   readonly nodes: 'one' | 'all';
   readonly logger: (line: string) => void;
+  /** When it fires, up() stops what it does, takes its things away and rejects. */
+  readonly signal?: AbortSignal;
+}
+
+/** What has to be there before a cluster can be brought up; made from sources where it is not in a cache. */
+export interface Preparations {
+  /** helm, and whatever the provider itself runs. */
+  readonly toolsDirectory: string;
+  /** Files with the custom resource definitions of volume snapshots. */
+  readonly crds: readonly string[];
+  readonly archives: readonly string[];
+  readonly references: ImageReferences;
+}
+
+/** As in "repository:tag". */
+export interface ImageReferences {
+  readonly product: string;
+  readonly snapshotController: string;
+  /** By the chart's keys below `sidecars`; what is not here is the chart's own. */
+  readonly sidecars: Readonly<Record<string, string>>;
+  readonly busybox: string;
+  readonly postgres: string;
+}
+
+export interface PrepareOptions {
+  readonly which: 'smoke' | 'full';
+  readonly logger: (line: string) => void;
+  /** Tools are not built: rejects when some are not in the cache. */
+  readonly cachedOnly: boolean;
 }
 
 /** A way to get a cluster. */
@@ -61,6 +94,8 @@ export interface ProviderKind {
   readonly name: Provider['name'];
   /** Why it cannot run on this machine, in a few words; undefined when it can. Quick, and changes nothing. */
   obstacle(): Promise<string | undefined>;
+  /** Without it, all tools and images are made from sources: see support/prepare.ts. */
+  prepare?(options: PrepareOptions): Promise<Preparations>;
   /** What it has started when it fails it also takes away. */
   up(options: ProviderOptions): Promise<Provider>;
 }

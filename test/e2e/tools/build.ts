@@ -9,7 +9,8 @@ import { basename, dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 
 export const toolGroups = ['kubernetes', 'containerd', 'sidecars', 'helm'] as const;
-export type ToolGroup = (typeof toolGroups)[number];
+/** Those that clusters of our own are made of, and what makes one where there is a docker. */
+export type ToolGroup = (typeof toolGroups)[number] | 'kind';
 
 export interface Tools {
   /** kube-apiserver, kubelet, kubectl, containerd, ctr, helm, csi-provisioner and so on. */
