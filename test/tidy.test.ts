@@ -36,7 +36,7 @@ describe('source files', () => {
   });
 
   test('are named in kebab-case', () => {
-    const kebab = /^[a-z0-9]+(-[a-z0-9]+)*(\.[a-z]+)*$/;
+    const kebab = /^[a-z0-9]+(-[a-z0-9]+)*(\.[a-z0-9]+)*$/;
     expect(typescriptFiles.filter((path) => !kebab.test(basename(path)))).toEqual([]);
   });
 
