@@ -18,6 +18,8 @@ const statusSchema = z.object({
   details: z.object({ name: z.string().nullish() }).nullish(),
 });
 
+const namedSchema = z.object({ metadata: z.object({ name: z.string() }) });
+
 export type Status = z.infer<typeof statusSchema>;
 
 const kindsOfStatus: Readonly<Record<number, KubernetesErrorKind>> = {
@@ -34,9 +36,21 @@ const kindsOfStatus: Readonly<Record<number, KubernetesErrorKind>> = {
 /** The answer's JSON. Throws the KubernetesError that it stands for. */
 export function readAnswer(request: ApiRequest, answer: Answer): unknown {
   const json = parseJson(answer.body);
-  if (answer.httpStatus >= 200 && answer.httpStatus < 300 && json !== undefined) return json;
+  if (answer.httpStatus >= 200 && answer.httpStatus < 300 && json !== undefined) {
+    checkName(request, json);
+    return json;
+  }
   const status = readStatus(json);
   throw errorOf(request, answer, status);
+}
+
+/** Decisions about one node must not be made by what is said of another. */
+function checkName(request: ApiRequest, json: unknown): void {
+  if (request.verb !== 'get') return;
+  const parsed = namedSchema.safeParse(json);
+  if (parsed.success && parsed.data.metadata.name === request.name) return;
+  const what = describeRequest(request);
+  throw new KubernetesError('protocol', `${what}: the answer is not that object`);
 }
 
 /** The error that a Status object stands for, which comes as an event of a watch. */

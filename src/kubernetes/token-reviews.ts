@@ -44,7 +44,7 @@ export class TokenReviews {
   }
 
   /** Rejects with a KubernetesError when it can't be found out. */
-  async review(token: string): Promise<TokenVerdict> {
+  async review(token: string, signal?: AbortSignal): Promise<TokenVerdict> {
     if (!/^[\w.~+/=-]+$/.test(token) || token.length > tokenLengthMax) {
       return refuse('this is no service account token');
     }
@@ -55,7 +55,7 @@ export class TokenReviews {
       spec: { token, audiences: [audience] },
     };
     const resource = resources.tokenReviews;
-    const answer = await cluster.request({ verb: 'create', resource, name: '', body });
+    const answer = await cluster.request({ verb: 'create', resource, name: '', body }, signal);
     const { status } = readObject(reviewSchema, answer, 'create TokenReview');
     const refusal = this.#refusalOf(status);
     if (refusal !== undefined) return refuse(refusal);
@@ -63,7 +63,7 @@ export class TokenReviews {
     if (claims === undefined) {
       return refuse('the token is not bound to a pod: it must be a projected one');
     }
-    return await this.#reviewPod(claims);
+    return await this.#reviewPod(claims, signal);
   }
 
   /** Whether it is a token of the service account for the audience; if not, why. */
@@ -77,14 +77,16 @@ export class TokenReviews {
   }
 
   /** The API server itself matches the labels, by a list that can find that one pod only. */
-  async #reviewPod({ podName, podUid, nodeId: nodeOfToken }: Claims): Promise<TokenVerdict> {
+  async #reviewPod(claims: Claims, signal: AbortSignal | undefined): Promise<TokenVerdict> {
+    const { podName, podUid, nodeId: nodeOfToken } = claims;
     const { cluster, namespace, selector, serviceAccount } = this.#options;
-    const { items } = await cluster.list({
+    const collection = {
       resource: resources.pods,
       namespace,
       labelSelector: selector,
       fieldSelector: `metadata.name=${podName}`,
-    });
+    };
+    const { items } = await cluster.list(collection, signal);
     const pods = items.map((item) => readObject(podSchema, item, `read Pod ${podName}`));
     const pod = pods.find(({ metadata }) => metadata.name === podName);
     if (pod === undefined) return refuse(`there is no pod ${podName} with the labels ${selector}`);

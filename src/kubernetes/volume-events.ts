@@ -129,6 +129,11 @@ export class VolumeEvents {
     this.#worker ??= this.#work();
   }
 
+  /** The volume handles of all PersistentVolumes of the driver, as last known. */
+  volumeIds(): readonly string[] {
+    return this.#volumes.items().map(({ volumeId }) => volumeId);
+  }
+
   /** Resolves when nothing waits any more. */
   async idle(): Promise<void> {
     await this.#worker;

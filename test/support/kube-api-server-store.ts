@@ -33,6 +33,8 @@ export interface Change {
   readonly plural: string;
   readonly version: number;
   readonly object: KubeObject;
+  /** What it was before a MODIFIED. */
+  readonly old?: KubeObject;
 }
 
 export interface Filter {
@@ -168,8 +170,11 @@ export class KubeStore {
       kind: kinds[plural] ?? plural,
       metadata,
     } as unknown as KubeObject;
-    this.#objects.set(keyOf(plural, given.metadata.namespace, given.metadata.name), object);
-    this.#tell({ type, plural, version: this.#version, object });
+    const key = keyOf(plural, given.metadata.namespace, given.metadata.name);
+    const old = this.#objects.get(key);
+    this.#objects.set(key, object);
+    const change = { type, plural, version: this.#version, object };
+    this.#tell(old === undefined ? change : { ...change, old });
     return object;
   }
 

@@ -160,7 +160,7 @@ export class KubeApiServer {
   }
 
   /** Sends something of the test's own on all open watches. */
-  sendOnWatches(line: string): void {
+  sendOnWatches(line: string | Uint8Array): void {
     for (const watch of this.#watches) watch.response.write(line);
   }
 
@@ -306,9 +306,12 @@ class Watch {
     this.#filter = filter;
   }
 
-  send({ type, plural, object }: Change): void {
-    if (plural !== this.#filter.plural || !matches(object, this.#filter)) return;
-    this.#line({ type, object });
+  /** For this watch, an object comes and goes with its labels. */
+  send({ type, plural, object, old }: Change): void {
+    if (plural !== this.#filter.plural) return;
+    const was = old !== undefined && matches(old, this.#filter);
+    if (matches(object, this.#filter)) this.#line({ type: old && !was ? 'ADDED' : type, object });
+    else if (was) this.#line({ type: 'DELETED', object });
   }
 
   bookmark(version: number): void {
