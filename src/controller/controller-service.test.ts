@@ -48,6 +48,7 @@ function useService(service: MemoryVolumeService): void {
     nodes: staticNodes(['node-1', 'node-2']),
     overcommit: 10,
     attachLimit: 128,
+    deletesUnpublishedOnly: false,
   });
 }
 

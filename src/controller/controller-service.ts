@@ -24,7 +24,7 @@ import {
 import { describeError } from '../base/logger.ts';
 import { getCapacity, type CapacityParts } from './capacity.ts';
 import { chooseGrownSize, parseRange } from './capacity-range.ts';
-import { createVolume, deleteVolume } from './create-volume.ts';
+import { createVolume, deleteVolume, type DeletePolicy } from './create-volume.ts';
 import { listVolumes } from './list-volumes.ts';
 import {
   snapshotById,
@@ -40,7 +40,7 @@ import { accessibleTopology } from './topology.ts';
 import { getVolumeHealth, listVolumeHealth } from './volume-health.ts';
 import { requireVolumedriver, type Volumedrivers } from './volumedrivers.ts';
 
-export type ControllerServiceOptions = CapacityParts & PublishParts;
+export type ControllerServiceOptions = CapacityParts & PublishParts & DeletePolicy;
 
 const capabilities = [
   Rpc.CREATE_DELETE_VOLUME,
@@ -73,7 +73,7 @@ export function createControllerService(
     ...snapshotHandlers(volumedrivers),
     createVolume: async (request) => await createVolume(options, request),
     deleteVolume: async (request) => {
-      await deleteVolume(volumedrivers, requireString('volume_id', request.volumeId));
+      await deleteVolume(options, requireString('volume_id', request.volumeId));
       return {};
     },
     controllerPublishVolume: async (request) => await publishVolume(options, request),

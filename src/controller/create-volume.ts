@@ -206,13 +206,26 @@ async function sourceSize(
   return (await snapshotById(volumes, source.snapshotId)).sizeBytes;
 }
 
+export interface DeletePolicy {
+  readonly volumedrivers: Volumedrivers;
+  /**
+   * Whether the caller deletes only what it has unpublished, as Kubernetes' provisioner does, which looks for
+   * VolumeAttachments first. A grant that is left then is that of a node which could not be asked to give it back.
+   */
+  readonly deletesUnpublishedOnly: boolean;
+}
+
 /** Snapshots and clones of the volume stay: its data is kept until the last of them is gone. */
-export async function deleteVolume(volumedrivers: Volumedrivers, volumeId: string): Promise<void> {
-  const volumedriver = await findVolumedriver(volumedrivers, volumeId);
+export async function deleteVolume(policy: DeletePolicy, volumeId: string): Promise<void> {
+  const volumedriver = await findVolumedriver(policy.volumedrivers, volumeId);
   if (typeof volumedriver === 'string') return;
   const { volumes } = volumedriver;
-  if ((await findVolumeById(volumes, volumeId)) === undefined) return;
+  const volume = await findVolumeById(volumes, volumeId);
+  if (volume === undefined) return;
   try {
+    if (policy.deletesUnpublishedOnly && volume.grants.length > 0 && volume.clients === 0) {
+      await volumes.revoke(volumeId, null);
+    }
     await volumes.removeVolume(volumeId, 'deferred');
   } catch (error) {
     if (!hasCode(error, 'VOLUME_NOT_FOUND')) throw error;

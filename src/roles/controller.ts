@@ -1,45 +1,46 @@
-/** The controller's part of the CSI roles: where it finds volumedrivers and nodes. */
+/** The controller's part of the CSI roles: the service over the volumedrivers of one machine or of a cluster. */
 import { VolumedriverClient } from '../api/volumedriver-client.ts';
 import type { Logger } from '../base/logger.ts';
 import type { ControllerConfig, OneMachine } from '../config.ts';
 import { createControllerService } from '../controller/controller-service.ts';
 import { staticNodes, type NodeRegistry } from '../controller/node-registry.ts';
 import { staticVolumedrivers, type Volumedrivers } from '../controller/volumedrivers.ts';
-import { hasCode, VolumeError } from '../volumes/errors.ts';
+import { hasCode } from '../volumes/errors.ts';
 import type { VolumeService } from '../volumes/volume-service.ts';
+import { openKubernetesWorld } from './kubernetes-world.ts';
 import type { OpenedService } from './plugin.ts';
 
-interface ControllerContext {
+export interface ControllerContext {
   readonly driverName: string;
   readonly version: string;
   readonly logger: Logger;
 }
 
 /** What a controller finds volumedrivers and nodes through. */
-interface World {
+export interface World {
   readonly volumedrivers: Volumedrivers;
   readonly nodes: NodeRegistry;
+  /** See DeletePolicy in src/controller/create-volume.ts. */
+  readonly deletesUnpublishedOnly: boolean;
   readonly ready: () => Promise<boolean>;
   readonly close: () => Promise<void>;
 }
 
-export function openController(
+export async function openController(
   config: ControllerConfig,
   context: ControllerContext,
 ): Promise<OpenedService<'controller'>> {
   const { overcommit, attachLimit, cluster } = config;
-  if (cluster.kind === 'kubernetes') {
-    throw new VolumeError('NOT_IMPLEMENTED', '--namespace: it is not part of this version yet');
-  }
-  const world = openMachine(cluster);
-  const { volumedrivers, nodes } = world;
-  return Promise.resolve({
-    handlers: createControllerService({
-      ...{ driverName: context.driverName, volumedrivers, nodes, overcommit, attachLimit },
-    }),
-    ready: world.ready,
-    close: world.close,
-  });
+  const { ready, close, ...world } =
+    cluster.kind === 'kubernetes'
+      ? await openKubernetesWorld(cluster, context)
+      : openMachine(cluster);
+  const { driverName } = context;
+  return {
+    handlers: createControllerService({ driverName, overcommit, attachLimit, ...world }),
+    ready,
+    close,
+  };
 }
 
 function openMachine(machine: OneMachine): World {
@@ -47,6 +48,7 @@ function openMachine(machine: OneMachine): World {
   return {
     volumedrivers: staticVolumedrivers([volumes]),
     nodes: staticNodes(machine.knownNodes),
+    deletesUnpublishedOnly: false,
     ready: () => isReady(volumes),
     close: () => {
       volumes.close();

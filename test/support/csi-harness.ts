@@ -47,6 +47,7 @@ export async function startCsiHarness(
       nodes: staticNodes([nodeId]),
       overcommit: 10,
       attachLimit: 128,
+      deletesUnpublishedOnly: false,
     }),
     node: createNodeService({
       driverName,

@@ -79,6 +79,7 @@ export async function startDriverOnStore(options: DriverOnStoreOptions): Promise
       nodes: staticNodes(['node-1']),
       overcommit: 10,
       attachLimit: 128,
+      deletesUnpublishedOnly: false,
     }),
   });
   const csi = new GrpcPeer('the controller', csiEndpoint);

@@ -1,0 +1,264 @@
+/**
+ * The volumedrivers of a Kubernetes cluster: their pods say where they run, their registrations which backends there
+ * are. A volumedriver is asked for its backend, which is then registered, and only then used. While the API server is
+ * away, what was last known of both counts; only a backend that is in neither needs its word.
+ */
+import type { Clock } from '../base/clock.ts';
+import type { Logger } from '../base/logger.ts';
+import type { Registration } from '../kubernetes/registrations.ts';
+import type { VolumedriverPod } from '../kubernetes/volumedriver-pods.ts';
+import { VolumeError } from '../volumes/errors.ts';
+import type { DriverInfo, VolumeService } from '../volumes/volume-service.ts';
+import { fromKubernetes } from './kubernetes-errors.ts';
+import { NodeVolumes } from './node-volumes.ts';
+import {
+  VolumedriverLink,
+  type VolumedriverConnection,
+  type VolumedriverPlace,
+} from './volumedriver-link.ts';
+import {
+  inOrder,
+  type FoundBackend,
+  type Volumedriver,
+  type Volumedrivers,
+} from './volumedrivers.ts';
+
+/** The pods as they were last seen, at most one a node. */
+export interface PodSource {
+  /** Whether they were seen at all. */
+  readonly synced: boolean;
+  list(): readonly VolumedriverPod[];
+  ofNode(nodeId: string): VolumedriverPod | undefined;
+  onChange(listener: () => void): () => void;
+}
+
+/** The registrations as they are now; rejects while the API server cannot be asked. */
+export interface RegistrationStore {
+  list(): Promise<Registration[]>;
+  /** Keeps `forgotten` as it was. */
+  ensure(backend: { backendId: string; nodeId: string; shared: boolean }): Promise<Registration>;
+}
+
+export interface KubernetesVolumedriversOptions {
+  readonly pods: PodSource;
+  readonly registrations: RegistrationStore;
+  readonly connect: (place: VolumedriverPlace) => VolumedriverConnection;
+  readonly logger: Logger;
+  readonly clock: Clock;
+}
+
+/** How long a list of registrations counts. */
+const registrationsMs = 5_000;
+/** How often volumedrivers that have not told their backend are asked again. */
+const askAgainMs = 3_000;
+
+export class KubernetesVolumedrivers implements Volumedrivers {
+  readonly #options: KubernetesVolumedriversOptions;
+  readonly #logger: Logger;
+  /** By node. */
+  readonly #links = new Map<string, VolumedriverLink>();
+  readonly #stop = new AbortController();
+  readonly #unsubscribe: () => void;
+  #registered = new Map<string, Registration>();
+  #listedAtMs = -Infinity;
+  #listing: Promise<void> | undefined;
+  #asking: Promise<void>;
+
+  constructor(options: KubernetesVolumedriversOptions) {
+    this.#options = options;
+    this.#logger = options.logger.child({ component: 'volumedrivers' });
+    this.#unsubscribe = options.pods.onChange(() => {
+      this.#followPods();
+    });
+    this.#followPods();
+    this.#asking = this.#askUntilStopped();
+  }
+
+  async close(): Promise<void> {
+    this.#stop.abort();
+    this.#unsubscribe();
+    await this.#asking;
+    for (const link of this.#links.values()) link.close();
+    this.#links.clear();
+  }
+
+  /** False before the registrations were read for the first time. */
+  get ready(): boolean {
+    return this.#listedAtMs !== -Infinity;
+  }
+
+  async list(): Promise<Volumedriver[]> {
+    await this.#refresh();
+    const usable = [...this.#registered.values()].filter(
+      (one) => !one.forgotten && !this.#isReplaced(one),
+    );
+    return inOrder(usable.map((one) => this.#volumedriver(one)));
+  }
+
+  async ofBackend(backendId: string): Promise<FoundBackend> {
+    await this.#refresh();
+    let found = this.#registered.get(backendId);
+    if (found === undefined) {
+      // Another controller may have registered it a moment ago.
+      await this.#list();
+      found = this.#registered.get(backendId);
+    }
+    if (found === undefined) return 'unknown';
+    return found.forgotten ? 'forgotten' : this.#volumedriver(found);
+  }
+
+  async nodesToRegister(): Promise<readonly string[]> {
+    const { pods } = this.#options;
+    if (!pods.synced) {
+      throw new VolumeError('UNAVAILABLE', 'find volumedrivers: their pods are not known yet');
+    }
+    const nodes = pods.list().map((pod) => pod.nodeId);
+    return await Promise.resolve(
+      nodes.filter((node) => !this.#isRegistered(this.#links.get(node))),
+    );
+  }
+
+  /** Nodes of registered backends whose volumedriver does not answer, and why. */
+  async unreachable(): Promise<{ backendId: string; nodeId: string; reason: string }[]> {
+    const asked = (await this.list()).map(async ({ backendId, nodeId }) => {
+      try {
+        await this.#reach({ backendId, nodeId });
+        return undefined;
+      } catch (error) {
+        const reason = error instanceof VolumeError ? error.message : String(error);
+        return { backendId, nodeId, reason };
+      }
+    });
+    return (await Promise.all(asked)).filter((one) => one !== undefined);
+  }
+
+  #isRegistered(link: VolumedriverLink | undefined): boolean {
+    return link?.told !== undefined && this.#registered.has(link.told.backendId);
+  }
+
+  #volumedriver({ backendId, nodeId, shared }: Registration): Volumedriver {
+    const volumes = new NodeVolumes(nodeId, () => this.#reach({ backendId, nodeId }));
+    return { backendId, nodeId, shared, volumes };
+  }
+
+  async #reach(wanted: { backendId: string; nodeId: string }): Promise<VolumeService> {
+    const { backendId, nodeId } = wanted;
+    const link = this.#links.get(nodeId);
+    if (link === undefined) throw new VolumeError('UNAVAILABLE', 'no volumedriver runs there');
+    const info = await link.info();
+    if (info.backendId === backendId) return link.connection;
+    throw new VolumeError(
+      'UNAVAILABLE',
+      `its volumedriver has the backend ${info.backendId} now, and not ${backendId}`,
+    );
+  }
+
+  /** Whether the volumedriver of the node has another backend now: nothing new goes to the earlier one. */
+  #isReplaced({ backendId, nodeId }: Registration): boolean {
+    const told = this.#links.get(nodeId)?.told;
+    return told !== undefined && told.backendId !== backendId;
+  }
+
+  #followPods(): void {
+    const { pods, connect, clock } = this.#options;
+    for (const [nodeId, link] of this.#links) {
+      const pod = pods.ofNode(nodeId);
+      if (pod?.uid === link.place.uid && pod.ip === link.place.ip) continue;
+      link.close();
+      this.#links.delete(nodeId);
+    }
+    for (const { uid, nodeId, ip } of pods.list()) {
+      if (ip === null || this.#links.has(nodeId)) continue;
+      const place = { uid, nodeId, ip };
+      const accept = (info: DriverInfo): Promise<void> => this.#accept(place, info);
+      const link = new VolumedriverLink({ place, connection: connect(place), clock, accept });
+      this.#links.set(nodeId, link);
+      void this.#tryAsking(link);
+    }
+  }
+
+  async #askUntilStopped(): Promise<void> {
+    const { signal } = this.#stop;
+    while (!signal.aborted) {
+      const unknown = [...this.#links.values()].filter((link) => !this.#isRegistered(link));
+      await Promise.all(unknown.map((link) => this.#tryAsking(link)));
+      await this.#options.clock.sleep(askAgainMs, signal).catch(() => undefined); // stopped: the loop ends
+    }
+  }
+
+  /** Never rejects. */
+  async #tryAsking(link: VolumedriverLink): Promise<void> {
+    try {
+      await link.info();
+    } catch (error) {
+      this.#logger.debug('a volumedriver does not tell its backend', {
+        nodeId: link.place.nodeId,
+        error,
+      });
+    }
+  }
+
+  /** Registers the backend that a volumedriver told. Rejects when nothing may be put there. */
+  async #accept({ nodeId }: VolumedriverPlace, info: DriverInfo): Promise<void> {
+    const { backendId, shared } = info;
+    if (info.nodeId !== nodeId) {
+      throw new VolumeError(
+        'UNAVAILABLE',
+        `its volumedriver calls itself ${info.nodeId}: --node-id must be the node's name`,
+      );
+    }
+    this.#checkTwins(nodeId, info);
+    const earlier = this.#registered.get(backendId);
+    if (earlier?.nodeId === nodeId && !earlier.forgotten) return;
+    const registration = await fromKubernetes('register a backend', () =>
+      this.#options.registrations.ensure({ backendId, nodeId, shared }),
+    );
+    this.#registered.set(backendId, registration);
+    if (registration.forgotten) {
+      throw new VolumeError(
+        'UNAVAILABLE',
+        `it was forgotten and is back with its volumes: use it again with: vdctl node remember ${nodeId}`,
+      );
+    }
+    this.#logger.info('backend registered', { backendId, nodeId });
+  }
+
+  /** A backend that was copied with its id, to another disk, must not be used as if it were one. */
+  #checkTwins(nodeId: string, { backendId, shared }: DriverInfo): void {
+    if (shared) return;
+    const twin = [...this.#links.values()].find(
+      (other) => other.place.nodeId !== nodeId && other.told?.backendId === backendId,
+    );
+    if (twin === undefined || twin.failure !== undefined) return;
+    throw new VolumeError(
+      'UNAVAILABLE',
+      `its backend ${backendId} is that of node ${twin.place.nodeId}, too: one of them is a copy`,
+    );
+  }
+
+  /** Reads the registrations when they are old; what was last known counts when that fails. */
+  async #refresh(): Promise<void> {
+    if (this.#options.clock.monotonicMs() - this.#listedAtMs < registrationsMs) return;
+    try {
+      await this.#list();
+    } catch (error) {
+      if (!this.ready) throw error;
+      this.#logger.warn('going on with the backends that were registered before', { error });
+    }
+  }
+
+  async #list(): Promise<void> {
+    this.#listing ??= this.#readRegistrations().finally(() => {
+      this.#listing = undefined;
+    });
+    await this.#listing;
+  }
+
+  async #readRegistrations(): Promise<void> {
+    const all = await fromKubernetes('list registered backends', () =>
+      this.#options.registrations.list(),
+    );
+    this.#registered = new Map(all.map((one) => [one.backendId, one]));
+    this.#listedAtMs = this.#options.clock.monotonicMs();
+  }
+}
