@@ -1,9 +1,6 @@
 /** The files that configure containerd and the kubelet of a user-mode-linux node, and the network of its pods. */
 import { umlNetwork } from './uml-network.ts';
 
-/** Where the kubelet tells whether it lives, to the host. */
-export const kubeletHealthPort = 10248;
-
 /** Its data is on the node's disk, all else in memory; it has a kernel for itself, so scores need no limit. */
 export function containerdConfig(pauseImage: string): string {
   return `version = 3
@@ -17,7 +14,7 @@ disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.bl
   [plugins.'io.containerd.cri.v1.images'.pinned_images]
     sandbox = "${pauseImage}"
 [plugins.'io.containerd.cri.v1.runtime'.cni]
-  bin_dirs = ["/usr/lib/cni"]
+  bin_dirs = ["/var/lib/node/cni"]
   conf_dir = "/run/node/cni"
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
@@ -52,8 +49,8 @@ export const kubeletConfig: Readonly<Record<string, unknown>> = {
   enforceNodeAllocatable: [],
   containerRuntimeEndpoint: 'unix:///run/containerd.sock',
   address: umlNetwork.address,
-  healthzBindAddress: umlNetwork.address,
-  healthzPort: kubeletHealthPort,
+  // uml-guest.sh asks there.
+  healthzPort: 10248,
   readOnlyPort: 0,
   failSwapOn: false,
   authentication: { anonymous: { enabled: true }, webhook: { enabled: false } },

@@ -3,9 +3,9 @@
 # network up, and then runs the jobs that the host names on the console. With one, it is such a job (see the end).
 # The root is the host's file system, read-only. What may be written is the node's own: tmpfs for /run and /tmp, the
 # node's disk for /var/lib and /var/log, and NODE_FOLDER of the host, at /run/node, for jobs and their output.
-# In the environment, from the kernel's command line: NODE_NAME NODE_FOLDER NODE_ADDRESS NODE_GATEWAY, and NODE_TOOLS,
-# folders of the host with programs, between colons.
-export PATH=${NODE_PATH:-/usr/sbin:/usr/bin:/sbin:/bin} HOME=/run LC_ALL=C
+# The large programs are on the disk, for hostfs is slow. In the environment, from the kernel's command line: NODE_NAME
+# NODE_FOLDER NODE_ADDRESS NODE_GATEWAY.
+export PATH=/var/lib/node/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/run LC_ALL=C
 guest=${BASH_SOURCE[0]}
 containerd_socket=/run/containerd.sock
 tasks=/run/containerd/io.containerd.runtime.v2.task/k8s.io
@@ -24,13 +24,6 @@ mount_everything() {
   mount -t tmpfs -o mode=755 run /run
   mkdir /run/node
   mount -t hostfs -o "$NODE_FOLDER" none /run/node
-  # Mounted, for they may lie below what is hidden next.
-  local folder
-  for folder in ${NODE_TOOLS//:/ }; do
-    mkdir -p "/run/tools$folder"
-    mount -t hostfs -o "ro,$folder" none "/run/tools$folder"
-    PATH=/run/tools$folder:$PATH
-  done
   mount -t ext4 -o errors=panic /dev/ubda /var/lib
   mkdir -p /var/lib/log && mount --bind /var/lib/log /var/log
   mount -t tmpfs -o mode=1777 tmp /tmp
@@ -38,7 +31,6 @@ mount_everything() {
   { sed '/^$/d' /proc/cpuinfo; echo 'cpu MHz : 1000.000'; echo; } >/run/cpuinfo
   mount --bind /run/cpuinfo /proc/cpuinfo
   mount --make-rshared /
-  export NODE_PATH=$PATH
 }
 
 load_modules() {
@@ -131,6 +123,17 @@ start_kubelet() {
   start_service kubelet /dev/ttyS1 kubelet --config=/run/node/kubelet.json --kubeconfig=/run/node/kubeconfig \
     --cert-dir=/var/lib/kubelet/pki --hostname-override="$NODE_NAME" --node-ip="$NODE_ADDRESS" --v=1 \
     --housekeeping-interval=30s
+  within 120 answers 10248 /healthz
+}
+
+# Over HTTP, on this node: PORT PATH. No program is started, for that takes time.
+answers() {
+  local status=none
+  { exec 3<>"/dev/tcp/127.0.0.1/$1"; } 2>/dev/null || return 1
+  printf 'GET %s HTTP/1.0\r\n\r\n' "$2" >&3
+  read -r -t 5 -u 3 _ status _
+  exec 3>&-
+  [ "$status" = 200 ]
 }
 
 # Containers that run, each a folder of containerd: those of agents of the node (with host paths), or all the others.
@@ -160,19 +163,25 @@ end_containers() {
   done
 }
 
-# The other way round than they were mounted: PATTERN of mount points.
+# The other way round than they were mounted: PATTERN of mount points. What is busy is tried again.
 unmount_all() {
-  local path
-  for path in $(cut -d' ' -f2 /proc/self/mounts | grep -E "$1" | tac); do
-    umount "$path" || { echo "$path stays mounted"; sleep 1; umount "$path"; }
+  local paths try
+  for try in 1 2 3; do
+    readarray -t paths < <(cut -d' ' -f2 /proc/self/mounts | grep -E "$1" | tac)
+    [ ${#paths[@]} -gt 0 ] || return 0
+    umount "${paths[@]}" && return
+    sleep 1
   done
+  echo "mounted still: ${paths[*]}"
 }
 
 # What the kubelet does on a host with systemd (graceful node shutdown): first the pods that are not critical, then
 # their volumes, while the pods that serve them still run, at last those. What fails is told, and does not stop it.
 shut_down() {
   end_service kubelet 10
+  echo "the kubelet is gone at $SECONDS s"
   end_containers others 30
+  echo "pods are gone at $SECONDS s"
   unmount_all '^/var/lib/kubelet/(pods/[^/]*/volumes|plugins/kubernetes.io/csi)/'
   # A raw block volume has no file system that unmounting would have written back.
   timeout 60 sync

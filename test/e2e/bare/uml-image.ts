@@ -1,14 +1,25 @@
 /**
- * The disk that a user-mode-linux node starts with: ext4 with containerd's data, into which a containerd on the host
- * has loaded and unpacked the images, for in the guest that would take minutes. It is kept in a cache, by the digest of
- * the images, and never written by a guest. When images change, the newest disk there is gets only what is new.
+ * The disk that a user-mode-linux node starts with, an ext4: containerd's data, into which a containerd on the host has
+ * loaded and unpacked the images, for in the guest that would take minutes; and the node's programs, which start three
+ * times as fast from there as from hostfs. It is kept in a cache, by the digest of its contents, and never written by a
+ * guest. When images change, a copy of the disk that was used last gets only what is new.
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { spawn } from 'node:child_process';
 import { createReadStream } from 'node:fs';
-import { mkdir, mkdtemp, readdir, rename, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import {
+  copyFile,
+  mkdir,
+  mkdtemp,
+  readdir,
+  rename,
+  rm,
+  stat,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { runCommand } from '../../../src/base/command.ts';
 
@@ -23,17 +34,21 @@ export interface UmlImageOptions {
   readonly cacheDirectory: string;
   /** Archives with the layout of OCI images. */
   readonly images: readonly string[];
-  /** Paths of the programs. */
-  readonly containerd: string;
-  readonly ctr: string;
+  /** Paths of programs for the node, containerd and ctr among them. */
+  readonly programs: readonly string[];
+  readonly cniPlugins: readonly string[];
   readonly logger: (line: string) => void;
 }
 
-/** Resolves with the path of the disk, made unless it is in the cache. containerd's root on it is /containerd. */
+/**
+ * Resolves with the path of the disk, made unless it is in the cache. On it are /containerd, containerd's root, and
+ * /node/bin and /node/cni.
+ */
 export async function umlDiskImage(options: UmlImageOptions): Promise<string> {
-  const { cacheDirectory, images, containerd } = options;
+  const { cacheDirectory, images, programs, cniPlugins } = options;
   await mkdir(cacheDirectory, { recursive: true });
-  const path = join(cacheDirectory, `disk-${await digestOf([containerd, ...images])}.ext4`);
+  const digest = await digestOf([...images, ...programs, ...cniPlugins]);
+  const path = join(cacheDirectory, `disk-${digest}.ext4`);
   if (await exists(path)) {
     // The newest is what was asked for last.
     await runCommand('touch', ['-a', path], { timeoutMs: commandMs });
@@ -74,6 +89,8 @@ async function fill(draft: string, options: UmlImageOptions): Promise<void> {
   try {
     await runCommand('mount', ['-o', 'loop', draft, mountPoint], { timeoutMs: commandMs });
     await importImages(folder, mountPoint, options);
+    await copyPrograms(options.programs, join(mountPoint, 'node/bin'));
+    await copyPrograms(options.cniPlugins, join(mountPoint, 'node/cni'));
     await runCommand('fstrim', [mountPoint], { timeoutMs: commandMs }).catch(() => undefined);
   } finally {
     await runCommand('umount', [mountPoint], { timeoutMs: commandMs, acceptExitCodes: [0, 32] });
@@ -84,7 +101,7 @@ async function fill(draft: string, options: UmlImageOptions): Promise<void> {
 async function importImages(
   folder: string,
   mountPoint: string,
-  { images, containerd, ctr }: UmlImageOptions,
+  { images, programs }: UmlImageOptions,
 ): Promise<void> {
   const socket = join(folder, 'containerd.sock');
   const config = join(folder, 'containerd.toml');
@@ -104,7 +121,7 @@ disabled_plugins = [
   address = "${socket}.ttrpc"
 `,
   );
-  const daemon = spawn(containerd, ['--config', config, '--log-level', 'warn'], {
+  const daemon = spawn(named('containerd', programs), ['--config', config, '--log-level', 'warn'], {
     stdio: ['ignore', 'ignore', 'pipe'],
   });
   let said = '';
@@ -121,7 +138,9 @@ disabled_plugins = [
     });
   });
   const run = (...args: string[]): Promise<{ stdout: string }> =>
-    runCommand(ctr, ['-a', socket, '-n', 'k8s.io', ...args], { timeoutMs: importMs });
+    runCommand(named('ctr', programs), ['-a', socket, '-n', 'k8s.io', ...args], {
+      timeoutMs: importMs,
+    });
   try {
     await untilAnswers(() => run('version'));
     const before = new Set((await run('images', 'ls', '-q')).stdout.split('\n').filter(Boolean));
@@ -138,6 +157,18 @@ disabled_plugins = [
     await ended;
     clearTimeout(limit);
   }
+}
+
+async function copyPrograms(paths: readonly string[], folder: string): Promise<void> {
+  await rm(folder, { recursive: true, force: true });
+  await mkdir(folder, { recursive: true });
+  for (const path of paths) await copyFile(path, join(folder, basename(path)));
+}
+
+function named(name: string, programs: readonly string[]): string {
+  const path = programs.find((each) => basename(each) === name);
+  if (path === undefined) throw new Error(`${name} is not among the node's programs`);
+  return path;
 }
 
 async function untilAnswers(ask: () => Promise<unknown>): Promise<void> {

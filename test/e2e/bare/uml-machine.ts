@@ -4,8 +4,9 @@
  * both sides see, so that commands work whatever the guest's network does. Killing the group is the loss of power.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { createWriteStream } from 'node:fs';
+import { createWriteStream, writeFileSync } from 'node:fs';
 import { mkdir, open, rm, writeFile } from 'node:fs/promises';
+import { setPriority } from 'node:os';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 
@@ -17,6 +18,7 @@ const outputBytesMax = 4 * 1024 * 1024;
 const messageCharsMax = 2000;
 /** How much of the console is kept for messages; its log has all. */
 const consoleCharsMax = 4000;
+const niceness = -5;
 const mark = '@@';
 
 export interface UmlMachineOptions {
@@ -31,6 +33,8 @@ export interface UmlMachineOptions {
   /** Changes to the disk go to `changes`, and `base` is not written. */
   readonly disk: { readonly changes: string; readonly base: string };
   readonly tapDevice: string;
+  /** A command that replaces itself by the command behind it, in the guest's network namespace. */
+  readonly enterNetwork: readonly string[];
 }
 
 interface Waiting {
@@ -59,16 +63,23 @@ export class UmlMachine {
   async boot(): Promise<void> {
     if (this.running) throw new Error('the guest runs already');
     const { folder, logDirectory } = this.#options;
-    await rm(join(folder, 'jobs'), { recursive: true, force: true });
-    await mkdir(join(folder, 'jobs'), { recursive: true });
-    await mkdir(join(folder, 'uml'), { recursive: true });
-    const child = spawn('linux.uml', this.#arguments(), {
+    for (const name of ['jobs', 'uml']) {
+      await rm(join(folder, name), { recursive: true, force: true });
+      await mkdir(join(folder, name));
+    }
+    const [command = '', ...args] = [
+      ...this.#options.enterNetwork,
+      'linux.uml',
+      ...this.#arguments(),
+    ];
+    const child = spawn(command, args, {
       // A group of its own, with which its many processes end.
       detached: true,
       // The guest's memory is an (unlinked) file in TMPDIR.
       env: { PATH: process.env['PATH'], TMPDIR: '/dev/shm', HOME: folder },
       stdio: ['pipe', 'pipe', 'pipe', 'pipe', 'pipe'],
     });
+    if (child.pid !== undefined) favour(child.pid);
     this.#child = child;
     this.#console = '';
     this.#jobs = 0;
@@ -193,6 +204,19 @@ export class UmlMachine {
         if (what === 'done') this.#waiting.get(Number(id))?.done(Number(exitCode));
       }
     });
+  }
+}
+
+/**
+ * Every system call in the guest is a few switches between processes of the host, so it suffers more than others when
+ * all processors are taken, and never takes more than one. Groups of processes are weighed first, where they are.
+ */
+function favour(pid: number): void {
+  try {
+    setPriority(pid, niceness);
+    writeFileSync(`/proc/${pid}/autogroup`, String(niceness));
+  } catch {
+    // It is gone already, or there are no such groups.
   }
 }
 

@@ -1,12 +1,10 @@
 /**
- * The way between the host and a user-mode-linux node: a tap device on the host, which is the node's gateway to
- * everything, and a route to the node's pods.
+ * The way between a user-mode-linux node and the rest of its cluster: a tap device, which is the node's gateway to
+ * everything, and a route to the node's pods. Both are in the network namespace in which the guest's process runs.
  */
-import { readFile, writeFile } from 'node:fs/promises';
 import { runCommand } from '../../../src/base/command.ts';
 
 const commandMs = 20_000;
-const forwardingPath = '/proc/sys/net/ipv4/ip_forward';
 
 export const umlNetwork = {
   tapDevice: 'vduml0',
@@ -15,37 +13,27 @@ export const umlNetwork = {
   podCidr: '10.77.4.0/24',
 } as const;
 
-/** What takes it away again. */
-export type RemoveNetwork = () => Promise<void>;
-
-export async function addUmlNetwork(): Promise<RemoveNetwork> {
+/** `enter` is a command that runs the command behind it in the namespace. What was left there is replaced. */
+export async function addUmlNetwork(enter: readonly string[]): Promise<void> {
   const { tapDevice, gateway, address, podCidr } = umlNetwork;
-  const ip = async (...args: string[]): Promise<void> => {
-    await runCommand('ip', args, { timeoutMs: commandMs });
-  };
-  const forwarding = await readFile(forwardingPath, 'utf8');
-  const remove = async (): Promise<void> => {
-    // Its address and the routes over it go with it.
-    await runCommand('ip', ['link', 'del', tapDevice], {
-      timeoutMs: commandMs,
-      acceptExitCodes: [0, 1],
-    });
-    await writeFile(forwardingPath, forwarding);
-  };
-  // One that a killed run left.
-  await runCommand('ip', ['link', 'del', tapDevice], {
-    timeoutMs: commandMs,
-    acceptExitCodes: [0, 1],
-  });
+  await removeUmlNetwork(enter);
   try {
-    await ip('tuntap', 'add', 'dev', tapDevice, 'mode', 'tap');
-    await ip('address', 'add', `${gateway}/24`, 'dev', tapDevice);
-    await ip('link', 'set', tapDevice, 'up');
-    await ip('route', 'add', podCidr, 'via', address);
-    await writeFile(forwardingPath, '1');
+    await ip(enter, 'tuntap', 'add', 'dev', tapDevice, 'mode', 'tap');
+    await ip(enter, 'address', 'add', `${gateway}/24`, 'dev', tapDevice);
+    await ip(enter, 'link', 'set', tapDevice, 'up');
+    await ip(enter, 'route', 'add', podCidr, 'via', address);
   } catch (error) {
-    await remove();
+    await removeUmlNetwork(enter);
     throw error;
   }
-  return remove;
+}
+
+/** Its address and the routes over it go with it. Can be repeated, also when the namespace is gone. */
+export async function removeUmlNetwork(enter: readonly string[]): Promise<void> {
+  await ip(enter, 'link', 'del', umlNetwork.tapDevice).catch(() => undefined);
+}
+
+async function ip(enter: readonly string[], ...args: string[]): Promise<void> {
+  const [command = '', ...rest] = [...enter, 'ip', ...args];
+  await runCommand(command, rest, { timeoutMs: commandMs });
 }

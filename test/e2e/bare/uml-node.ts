@@ -7,27 +7,25 @@ import { copyFile, mkdir, rm, stat, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import type { ClusterNode } from '../provider.ts';
-import {
-  containerdConfig,
-  kubeletConfig,
-  kubeletHealthPort,
-  podNetworkConfig,
-} from './uml-config.ts';
+import { containerdConfig, kubeletConfig, podNetworkConfig } from './uml-config.ts';
 import { umlDiskImage } from './uml-image.ts';
 import { UmlMachine } from './uml-machine.ts';
-import { addUmlNetwork, umlNetwork, type RemoveNetwork } from './uml-network.ts';
+import { addUmlNetwork, removeUmlNetwork, umlNetwork } from './uml-network.ts';
 
 const guestScript = 'uml-guest.sh';
+const programs = ['containerd', 'containerd-shim-runc-v2', 'ctr', 'kubelet', 'runc'];
+const cniPlugins = ['host-local', 'loopback', 'ptp'];
 const memoryMiB = 2048;
 const commandMs = 60_000;
-const serviceMs = 90_000;
+const serviceMs = 150_000;
+/** The disk as far as it differs from the one in the cache. */
+const changes = 'changes';
 const shutDownMs = 180_000;
-const healthMs = 120_000;
 
 export interface UmlNodeOptions {
   /** Of the Node object, and of the guest. */
   readonly name: string;
-  /** Exists; everything of the node is made below it. */
+  /** Exists, and is /run/node in the guest. */
   readonly folder: string;
   /** Exists; console.log, containerd.log and kubelet.log are made in it. */
   readonly logDirectory: string;
@@ -36,10 +34,12 @@ export interface UmlNodeOptions {
   /** Archives with the layout of OCI images, the pause image's among them. */
   readonly images: readonly string[];
   readonly pauseImage: string;
-  /** Path on the host; names the API server by an address that the host routes to. */
+  /** Path on the host. Paths in it are the guest's. */
   readonly kubeconfig: string;
   /** Replaces members of the kubelet's configuration. */
   readonly kubeletConfig?: Readonly<Record<string, unknown>>;
+  /** A command that replaces itself by the command behind it, in the cluster's network namespace. */
+  readonly enterNetwork: readonly string[];
   readonly cacheDirectory?: string;
   readonly logger: (line: string) => void;
 }
@@ -57,40 +57,29 @@ export async function startUmlNode(options: UmlNodeOptions): Promise<UmlNode> {
   const disk = await umlDiskImage({
     cacheDirectory: options.cacheDirectory ?? join(homedir(), '.cache/volumedriver-csi/uml'),
     images: options.images,
-    containerd: await findTool('containerd', options.tools),
-    ctr: await findTool('ctr', options.tools),
+    programs: await Promise.all(programs.map((name) => findTool(name, options.tools))),
+    cniPlugins: cniPlugins.map((name) => join('/usr/lib/cni', name)),
     logger: options.logger,
   });
-  const shared = join(options.folder, 'shared');
-  await mkdir(join(shared, 'cni'), { recursive: true });
-  await writeFile(join(shared, 'containerd.toml'), containerdConfig(options.pauseImage));
-  await writeFile(join(shared, 'cni/10-pods.conflist'), JSON.stringify(podNetworkConfig));
-  const configuration = { ...kubeletConfig, ...options.kubeletConfig };
-  await writeFile(join(shared, 'kubelet.json'), JSON.stringify(configuration));
-  await copyFile(join(import.meta.dirname, guestScript), join(shared, guestScript));
-  await copyFile(options.kubeconfig, join(shared, 'kubeconfig'));
-  const changes = join(options.folder, 'changes');
+  const { folder, enterNetwork } = options;
+  await writeConfiguration(options);
   const machine = new UmlMachine({
-    folder: shared,
+    folder,
     logDirectory: options.logDirectory,
-    init: join(shared, guestScript),
+    init: join(folder, guestScript),
     memoryMiB,
-    disk: { base: disk, changes },
+    disk: { base: disk, changes: join(folder, changes) },
     tapDevice: umlNetwork.tapDevice,
+    enterNetwork,
     environment: {
       NODE_NAME: options.name,
-      NODE_FOLDER: shared,
+      NODE_FOLDER: folder,
       NODE_ADDRESS: umlNetwork.address,
       NODE_GATEWAY: umlNetwork.gateway,
-      NODE_TOOLS: options.tools.join(':'),
     },
   });
-  const removeNetwork = await addUmlNetwork();
-  const node = new UmlNode(options, machine, async () => {
-    await removeNetwork();
-    await rm(changes, { force: true });
-    await rm(shared, { recursive: true, force: true });
-  });
+  await addUmlNetwork(enterNetwork);
+  const node = new UmlNode(options, machine);
   try {
     await node.start();
     return node;
@@ -100,6 +89,18 @@ export async function startUmlNode(options: UmlNodeOptions): Promise<UmlNode> {
   }
 }
 
+async function writeConfiguration(options: UmlNodeOptions): Promise<void> {
+  const { folder } = options;
+  await mkdir(join(folder, 'cni'), { recursive: true });
+  await writeFile(join(folder, 'cni/10-pods.conflist'), JSON.stringify(podNetworkConfig));
+  await writeFile(join(folder, 'containerd.toml'), containerdConfig(options.pauseImage));
+  const configuration = { ...kubeletConfig, ...options.kubeletConfig };
+  await writeFile(join(folder, 'kubelet.json'), JSON.stringify(configuration));
+  await copyFile(join(import.meta.dirname, guestScript), join(folder, guestScript));
+  const kubeconfig = join(folder, 'kubeconfig');
+  if (options.kubeconfig !== kubeconfig) await copyFile(options.kubeconfig, kubeconfig);
+}
+
 export class UmlNode implements ClusterNode {
   readonly name: string;
   readonly kernelNbd = true;
@@ -107,14 +108,12 @@ export class UmlNode implements ClusterNode {
   readonly address: string = umlNetwork.address;
   readonly podCidr: string = umlNetwork.podCidr;
   readonly #machine: UmlMachine;
-  readonly #logger: (line: string) => void;
-  readonly #remove: RemoveNetwork;
+  readonly #options: UmlNodeOptions;
 
-  constructor(options: UmlNodeOptions, machine: UmlMachine, remove: RemoveNetwork) {
+  constructor(options: UmlNodeOptions, machine: UmlMachine) {
     this.name = options.name;
-    this.#logger = options.logger;
+    this.#options = options;
     this.#machine = machine;
-    this.#remove = remove;
   }
 
   async run(command: readonly string[], timeoutMs = commandMs): Promise<string> {
@@ -126,16 +125,16 @@ export class UmlNode implements ClusterNode {
     await this.#machine.boot();
     const bootedMs = performance.now();
     await this.#job('start_containerd', serviceMs);
-    await this.#startKubelet();
+    await this.#job('start_kubelet', serviceMs);
     const seconds = (fromMs: number): string => ((performance.now() - fromMs) / 1000).toFixed(1);
-    this.#logger(
+    this.#options.logger(
       `node ${this.name} is up in ${seconds(startedMs)} s, its services in ${seconds(bootedMs)} s`,
     );
   }
 
   async restartKubelet(): Promise<void> {
     await this.#job('stop_kubelet', serviceMs);
-    await this.#startKubelet();
+    await this.#job('start_kubelet', serviceMs);
   }
 
   async reboot(): Promise<{ shutdownMs: number }> {
@@ -143,7 +142,7 @@ export class UmlNode implements ClusterNode {
     const said = await this.#job('shut_down', shutDownMs);
     await this.#machine.powerOff(jobCommand('power_off'));
     const shutdownMs = performance.now() - startedMs;
-    this.#logger(
+    this.#options.logger(
       `node ${this.name} went down in ${Math.round(shutdownMs)} ms: ${said.trim().replaceAll('\n', '; ')}`,
     );
     await this.start();
@@ -156,21 +155,11 @@ export class UmlNode implements ClusterNode {
 
   /** Takes everything away, whatever state it is in. The logs stay. Can be repeated. */
   async stop(): Promise<void> {
+    const { folder, enterNetwork } = this.#options;
     await this.#machine.kill();
-    await this.#remove();
-  }
-
-  async #startKubelet(): Promise<void> {
-    await this.#job('start_kubelet', serviceMs);
-    const url = `http://${umlNetwork.address}:${kubeletHealthPort}/healthz`;
-    const endMs = performance.now() + healthMs;
-    for (;;) {
-      const answer = await fetch(url, { signal: AbortSignal.timeout(5000) }).catch(() => undefined);
-      if (answer?.ok === true) return;
-      if (!this.#machine.running) throw new Error('the guest ended while its kubelet started');
-      if (performance.now() > endMs)
-        throw new Error(`the guest's kubelet does not answer at ${url}`);
-      await new Promise((resolve) => setTimeout(resolve, 250));
+    await removeUmlNetwork(enterNetwork);
+    for (const name of [changes, 'jobs', 'uml']) {
+      await rm(join(folder, name), { recursive: true, force: true });
     }
   }
 
@@ -184,7 +173,7 @@ function jobCommand(name: string): string[] {
 }
 
 async function findTool(name: string, folders: readonly string[]): Promise<string> {
-  for (const folder of folders) {
+  for (const folder of [...folders, '/usr/sbin', '/usr/bin']) {
     const path = join(folder, name);
     const found = await stat(path).catch(() => undefined);
     if (found?.isFile() === true) return path;
