@@ -8,6 +8,7 @@ import { errorLine } from './errors.ts';
 import { renderFacts } from './output.ts';
 import { withService, type Io } from './session.ts';
 import { formatSize } from './sizes.ts';
+import { addNodeCommands } from './node-commands.ts';
 import { addSnapshotCommands } from './snapshot-commands.ts';
 import { addVolumeCommands } from './volume-commands.ts';
 
@@ -20,6 +21,7 @@ Examples:
   vdctl volume clone data@before-upgrade trial
   vdctl snapshot rollback data before-upgrade
   vdctl volume ls -o json
+  vdctl node ls                             # in Kubernetes; needs no --api
 
 Sizes are binary (KiB, MiB, GiB, TiB) or decimal (kB, MB, GB, TB). Volumes and snapshots are
 given by name or id.`;
@@ -63,6 +65,7 @@ function createProgram(io: Io): Command {
     });
   addVolumeCommands(program, io);
   addSnapshotCommands(program, io);
+  addNodeCommands(program, io);
   program
     .command('info')
     .description('show who answers, its backend and its free space')

@@ -163,6 +163,7 @@ describe('a node', () => {
   test('is forgotten with all its backends, and remembered', async () => {
     const second = { ...b, nodeId: 'n1' };
     await registrations.ensure(a);
+    await registrations.ensure({ backendId: '00000000cc', nodeId: 'n1', shared: true });
     await registrations.ensure(second);
     const marked = [
       { ...a, forgotten: true },
@@ -170,6 +171,7 @@ describe('a node', () => {
     ];
     expect(await registrations.forget('n1')).toEqual(marked);
     expect(await registrations.forget('n1')).toEqual(marked);
+    expect(await registrations.get('00000000cc')).toMatchObject({ forgotten: false });
     expect(await registrations.remember('n1')).toEqual(
       marked.map((one) => ({ ...one, forgotten: false })),
     );

@@ -75,24 +75,28 @@ export class Registrations {
     }));
   }
 
-  /** Marks what is registered for the node. The answer is all of that, also what was marked before. */
+  /**
+   * Marks what only this node has: not a shared backend. The answer is all that is marked for the node now, also what
+   * was before.
+   */
   async forget(nodeId: string): Promise<Registration[]> {
     return await this.#mark(nodeId, true);
   }
 
-  /** Takes the mark away again. The answer is all that is registered for the node. */
+  /** Takes the mark away again. The answer is all that is registered for the node, without shared backends. */
   async remember(nodeId: string): Promise<Registration[]> {
     return await this.#mark(nodeId, false);
   }
 
   async #mark(nodeId: string, forgotten: boolean): Promise<Registration[]> {
     const marked: Registration[] = [];
-    for (const { backendId } of (await this.list()).filter((item) => item.nodeId === nodeId)) {
+    const isOwn = (item: Registration): boolean => item.nodeId === nodeId && !item.shared;
+    for (const { backendId } of (await this.list()).filter(isOwn)) {
       const now = await this.#update(backendId, (stored) => {
         // It moved away while we looked: then it is not this node's any more.
-        return stored?.nodeId === nodeId ? { ...stored, forgotten } : stored;
+        return stored !== undefined && isOwn(stored) ? { ...stored, forgotten } : stored;
       });
-      if (now.nodeId === nodeId) marked.push(now);
+      if (isOwn(now)) marked.push(now);
     }
     return marked;
   }
