@@ -50,6 +50,7 @@ dataPlane.{{ $value }}: {{ $size | quote }} is no size. Use a number and a unit,
 {{- include "volumedriver-csi.classProblems" (dict "root" . "list" "storageClasses") }}
 {{- include "volumedriver-csi.classProblems" (dict "root" . "list" "volumeSnapshotClasses") }}
 {{- include "volumedriver-csi.caProblems" . }}
+{{- include "volumedriver-csi.changeProblems" . }}
 {{- end }}
 
 {{/* dict root, list: the name of a list of classes. */}}
@@ -83,6 +84,27 @@ tls.ca.bundle: it holds no certificate. Use PEM, with lines "-----BEGIN CERTIFIC
 {{- end }}
 {{- if and .existingSecret (not .bundle) (not (lookup "v1" "Secret" $.Release.Namespace .existingSecret)) }}
 tls.ca.existingSecret: there is no Secret {{ $.Release.Namespace }}/{{ .existingSecret }} that Helm can read (helm template reads none). Make it first, or give its certificate in tls.ca.bundle
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What cannot be changed while there may be volumes. Only seen by what asks the cluster, unlike helm template. */}}
+{{- define "volumedriver-csi.changeProblems" -}}
+{{- range (lookup "storage.k8s.io/v1" "CSIDriver" "" "").items }}
+{{- $annotations := .metadata.annotations | default dict }}
+{{- $isOurs := and (eq (get $annotations "meta.helm.sh/release-name") $.Release.Name) (eq (get $annotations "meta.helm.sh/release-namespace") $.Release.Namespace) }}
+{{- if and $isOurs (ne .metadata.name $.Values.driverName) }}
+driverName: this release's driver is {{ .metadata.name }}, and its volumes would be lost to {{ $.Values.driverName }}. Install another release for another driver
+{{- end }}
+{{- end }}
+{{- $host := include "volumedriver-csi.hostPath" . }}
+{{- $run := include "volumedriver-csi.runPath" . }}
+{{- $daemonSet := lookup "apps/v1" "DaemonSet" .Release.Namespace (printf "%s-data-plane" (include "volumedriver-csi.fullname" .)) }}
+{{- range dig "spec" "template" "spec" "volumes" list $daemonSet }}
+{{- if and (eq .name "host") (ne .hostPath.path $host) }}
+dataPlane.hostPath: volumes lie in {{ .hostPath.path }}, and {{ $host }} would be without them. To move them, uninstall, move the directory on every node, and install again
+{{- else if and (eq .name "run") (ne .hostPath.path $run) }}
+dataPlane.runPath: devices that are attached reach their volumes through {{ .hostPath.path }}. To have {{ $run }}, uninstall and install again, with no volume in use
 {{- end }}
 {{- end }}
 {{- end }}

@@ -88,6 +88,8 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
+seccompProfile:
+  type: RuntimeDefault
 {{- end }}
 
 {{/* On nodes with SELinux, for processes that use a socket of a privileged one. */}}
