@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { parseAll, parseAttacher, type RawOptions } from './config.ts';
+import { parseAll, parseAttacher, parseVolumedriver, type RawOptions } from './config.ts';
 
 const minimal: RawOptions = {
   dataDir: '/data',
@@ -46,7 +46,7 @@ describe('all', () => {
     ['a time of the attacher', { reconnectDelay: '-1' }, '--reconnect-delay: '],
     ['a strategy', { strategy: 'loop' }, '--strategy: '],
     ['a number of connections', { connections: '0' }, '--connections: '],
-    ['metrics for everybody', { metrics: 'tcp:0.0.0.0:9100' }, '--metrics: '],
+    ['metrics on a socket', { metrics: 'unix:/metrics.sock' }, '--metrics: '],
     ['a directory too deep for sockets', { dataDir: `/${'d'.repeat(91)}` }, '--attacher: '],
   ])('refuses %s before a role is started', (_, changes, says) => {
     expect(() => parseAll({ ...minimal, ...changes })).toThrow(says);
@@ -69,6 +69,7 @@ describe('attacher', () => {
     ['a strategy', { strategy: 'kernel' }, { strategy: 'kernel' }],
     ['connections', { connections: '16' }, { connections: 16 }],
     ['metrics', { metrics: 'tcp:127.0.0.1:9100' }, { metrics: { host: '127.0.0.1', port: 9100 } }],
+    ['metrics anywhere', { metrics: 'tcp:[::]:9100' }, { metrics: { host: '::', port: 9100 } }],
   ])('takes %s', (_, changes, expected) => {
     expect(parseAttacher({ ...needed, ...changes })).toMatchObject(expected);
   });
@@ -82,14 +83,89 @@ describe('attacher', () => {
     ['no connections', { connections: '0' }, '--connections: it must be a number from 1 to 16'],
     ['too many', { connections: '17' }, '--connections: '],
     ['half a connection', { connections: '1.5' }, '--connections: '],
-    ['metrics for everybody', { metrics: 'tcp:0.0.0.0:9100' }, '--metrics: '],
-    [
-      'metrics on a socket',
-      { metrics: 'unix:/metrics.sock' },
-      '--metrics: it must be tcp:HOST:PORT',
-    ],
+    ['metrics on a socket', { metrics: 'unix:/metrics.sock' }, 'it must be tcp:HOST:PORT'],
     ['metrics nowhere', { metrics: '' }, '--metrics: '],
   ])('refuses %s', (_, changes, says) => {
     expect(() => parseAttacher({ ...needed, ...changes })).toThrow(says);
+  });
+});
+
+describe('volumedriver', () => {
+  const needed: RawOptions = {
+    dataDir: '/data',
+    backend: 'file:/backend',
+    nbd: 'unix:/nbd.sock',
+    api: 'unix:/api.sock',
+  };
+  const withIssuer: RawOptions = {
+    remoteApi: 'tcp:0.0.0.0:9809',
+    tlsCa: '/tls/ca.crt',
+    tlsIssuer: '10.96.0.7:9808',
+    tlsToken: '/token',
+  };
+  const withFiles: RawOptions = {
+    remoteApi: 'tcp:[::]:9809',
+    tlsCa: '/tls/ca.crt',
+    tlsCert: '/tls/tls.crt',
+    tlsKey: '/tls/tls.key',
+  };
+
+  test('is not reached from other machines and not watched unless told', () => {
+    expect(parseVolumedriver(needed)).toMatchObject({
+      driverName: 'csi.volumedriver.io',
+      remote: null,
+      metrics: null,
+    });
+  });
+
+  test('takes an issuer of certificates', () => {
+    expect(parseVolumedriver({ ...needed, ...withIssuer, driverName: 'csi.a' })).toMatchObject({
+      driverName: 'csi.a',
+      remote: {
+        listen: { kind: 'tcp', host: '0.0.0.0', port: 9809 },
+        trustFile: '/tls/ca.crt',
+        certificate: {
+          kind: 'issuer',
+          issuer: { kind: 'tcp', host: '10.96.0.7', port: 9808 },
+          tokenFile: '/token',
+        },
+      },
+    });
+  });
+
+  test('takes certificates of others, and metrics anywhere', () => {
+    const metrics = 'tcp:0.0.0.0:9810';
+    expect(parseVolumedriver({ ...needed, ...withFiles, metrics })).toMatchObject({
+      remote: {
+        listen: { kind: 'tcp', host: '::', port: 9809 },
+        certificate: {
+          kind: 'files',
+          certificateFile: '/tls/tls.crt',
+          keyFile: '/tls/tls.key',
+        },
+      },
+      metrics: { host: '0.0.0.0', port: 9810 },
+    });
+  });
+
+  test.each<[string, RawOptions, string]>([
+    ['an API beyond loopback without TLS', { api: 'tcp:10.0.0.1:9809' }, 'has --remote-api'],
+    ['a remote API without TLS', { remoteApi: 'tcp:0.0.0.0:9809' }, '--tls-ca: it is required'],
+    [
+      'a remote API without a certificate',
+      { remoteApi: 'tcp:0.0.0.0:9809', tlsCa: '/ca' },
+      '--remote-api: it needs --tls-issuer and --tls-token, or --tls-cert and --tls-key',
+    ],
+    ['a remote API without trust', { ...withIssuer, tlsCa: undefined }, '--tls-ca: it is required'],
+    ['a remote API on a socket', { ...withIssuer, remoteApi: 'unix:/a' }, '--remote-api: '],
+    ['an issuer without a token', { ...withIssuer, tlsToken: undefined }, '--tls-token: it is'],
+    ['an issuer without a port', { ...withIssuer, tlsIssuer: '10.96.0.7' }, '--tls-issuer: '],
+    ['both kinds', { ...withFiles, ...withIssuer }, '--tls-cert: with --tls-issuer'],
+    ['a certificate without its key', { ...withFiles, tlsKey: undefined }, '--tls-key: it is'],
+    ['a relative path', { ...withFiles, tlsCa: 'ca.crt' }, '--tls-ca: it must be an absolute'],
+    ['TLS for nothing', { tlsCa: '/ca' }, '--tls-ca: it is for --remote-api'],
+    ['metrics on a socket', { metrics: 'unix:/m' }, '--metrics: '],
+  ])('refuses %s', (_, changes, says) => {
+    expect(() => parseVolumedriver({ ...needed, ...changes })).toThrow(says);
   });
 });

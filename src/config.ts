@@ -2,7 +2,12 @@
  * What the command line says, checked: pure, and all problems at once. Each role has a plain configuration object;
  * nothing executable hides in it.
  */
-import { parseEndpoint, type Endpoint } from './api/endpoint.ts';
+import {
+  parseEndpoint,
+  parseTcpEndpoint,
+  type Endpoint,
+  type TcpEndpoint,
+} from './api/endpoint.ts';
 import { connectionsMax, strategyWishes, type StrategyWish } from './attacher/choose-strategy.ts';
 import { parseSize } from './cli/sizes.ts';
 import { describeError, logLevels, type LogLevel } from './base/logger.ts';
@@ -17,6 +22,7 @@ export interface VolumedriverConfig {
   backendDirectory: string;
   nbd: NbdAddress;
   api: Endpoint;
+  driverName: string;
   nodeId: string;
   logLevel: LogLevel;
   mapMemoryBytes: number;
@@ -24,7 +30,23 @@ export interface VolumedriverConfig {
   reserveBytes: number;
   /** How long attached clients are served after SIGTERM, in milliseconds. */
   graceMs: number;
+  /** The API for controllers on other machines; null for none. */
+  remote: RemoteApi | null;
+  /** Where Prometheus and probes find it; null for nowhere. */
+  metrics: MetricsAddress | null;
 }
+
+/** With mutual TLS; all files are read again when they change. */
+export interface RemoteApi {
+  listen: TcpEndpoint;
+  /** The CAs that are trusted. */
+  trustFile: string;
+  certificate: CertificateOrigin;
+}
+
+export type CertificateOrigin =
+  | { kind: 'files'; certificateFile: string; keyFile: string }
+  | { kind: 'issuer'; issuer: TcpEndpoint; tokenFile: string };
 
 export interface AttacherConfig {
   listen: Endpoint;
@@ -39,7 +61,7 @@ export interface AttacherConfig {
   metrics: MetricsAddress | null;
 }
 
-/** On loopback. */
+/** Any address: whoever reaches it reads numbers, and can change nothing. */
 export interface MetricsAddress {
   host: string;
   port: number;
@@ -170,6 +192,7 @@ function flagOf(option: string): string {
 }
 
 const absolutePath = /^\//;
+const absolutePathRule = 'it must be an absolute path';
 /** Seconds. */
 const graceDefault = '30';
 const nodeIdPattern = /^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$/;
@@ -178,7 +201,7 @@ const nodeIdRule = 'it must be 1 to 253 letters, digits, dots, dashes or undersc
 export function parseVolumedriver(raw: RawOptions): VolumedriverConfig {
   const reader = new Reader(raw);
   const config = {
-    dataDirectory: reader.matching('dataDir', absolutePath, 'it must be an absolute path'),
+    dataDirectory: reader.matching('dataDir', absolutePath, absolutePathRule),
     backendDirectory: reader.parsed('backend', parseBackend),
     nbd: reader.parsed('nbd', parseNbdAddress),
     api: reader.parsed('api', parseEndpoint),
@@ -188,8 +211,49 @@ export function parseVolumedriver(raw: RawOptions): VolumedriverConfig {
     readCacheBytes: reader.parsed('readCache', parseSize, '128MiB'),
     reserveBytes: reader.parsed('reserve', parseSize, '64MiB'),
     graceMs: reader.parsed('grace', parseSeconds, graceDefault),
+    driverName: reader.text('driverName', defaultDriverName),
+    remote: readRemoteApi(reader),
+    metrics: readMetrics(reader),
   };
   return reader.finish(complete(config));
+}
+
+function readRemoteApi(reader: Reader): RemoteApi | null | undefined {
+  const needRemote = ['tlsCa', 'tlsCert', 'tlsKey', 'tlsIssuer', 'tlsToken'];
+  if (!reader.has('remoteApi')) {
+    for (const option of needRemote) {
+      if (reader.has(option)) reader.refuse(option, 'it is for --remote-api, which is not given');
+    }
+    return null;
+  }
+  return complete({
+    listen: reader.parsed('remoteApi', parseTcpEndpoint),
+    trustFile: reader.matching('tlsCa', absolutePath, absolutePathRule),
+    certificate: readCertificateOrigin(reader),
+  });
+}
+
+function readCertificateOrigin(reader: Reader): CertificateOrigin | undefined {
+  const path = (option: string): string => reader.matching(option, absolutePath, absolutePathRule);
+  if (reader.has('tlsIssuer')) {
+    for (const option of ['tlsCert', 'tlsKey']) {
+      if (reader.has(option)) reader.refuse(option, 'with --tls-issuer, the issuer gives them');
+    }
+    const issuer = reader.parsed('tlsIssuer', parseTcpEndpoint);
+    return complete({ kind: 'issuer' as const, issuer, tokenFile: path('tlsToken') });
+  }
+  if (!reader.has('tlsCert')) {
+    reader.refuse(
+      'remoteApi',
+      'it needs --tls-issuer and --tls-token, or --tls-cert and --tls-key',
+    );
+    return undefined;
+  }
+  return { kind: 'files', certificateFile: path('tlsCert'), keyFile: path('tlsKey') };
+}
+
+function readMetrics(reader: Reader): MetricsAddress | null | undefined {
+  return reader.has('metrics') ? reader.parsed('metrics', parseMetrics) : null;
 }
 
 export function parseAttacher(raw: RawOptions): AttacherConfig {
@@ -197,13 +261,13 @@ export function parseAttacher(raw: RawOptions): AttacherConfig {
   const delay = reader.parsed('reconnectDelay', parseSeconds, '3600');
   const config = {
     listen: reader.parsed('listen', parseEndpoint),
-    stateDirectory: reader.matching('stateDir', absolutePath, 'it must be an absolute path'),
+    stateDirectory: reader.matching('stateDir', absolutePath, absolutePathRule),
     driverName: reader.text('driverName', defaultDriverName),
     logLevel: readLogLevel(reader),
     reconnectDelaySeconds: delay === undefined ? undefined : Math.ceil(delay / 1000),
     strategy: reader.parsed('strategy', parseStrategy, 'auto'),
     connections: reader.parsed('connections', parseConnections, '1'),
-    metrics: raw['metrics'] === undefined ? null : reader.parsed('metrics', parseMetrics),
+    metrics: readMetrics(reader),
   };
   return reader.finish(complete(config));
 }
@@ -234,7 +298,7 @@ export function parsePlugin(raw: RawOptions): PluginConfig {
 
 export function parseAll(raw: RawOptions): AllConfig {
   const reader = new Reader(raw);
-  const dataDirectory = reader.matching('dataDir', absolutePath, 'it must be an absolute path');
+  const dataDirectory = reader.matching('dataDir', absolutePath, absolutePathRule);
   const run = `${dataDirectory}/run`;
   const config = {
     dataDirectory,
@@ -300,7 +364,7 @@ function readNode(reader: Reader): NodeConfig | undefined {
     volumedriver: reader.parsed('volumedriver', parseEndpoint),
     attacher: reader.parsed('attacher', parseEndpoint),
     nodeId: reader.matching('nodeId', nodeIdPattern, nodeIdRule),
-    stateDirectory: reader.matching('stateDir', absolutePath, 'it must be an absolute path'),
+    stateDirectory: reader.matching('stateDir', absolutePath, absolutePathRule),
     attachLimit: readAttachLimit(reader),
   });
 }
@@ -317,7 +381,7 @@ function readController(reader: Reader, cluster: OneMachine | KubernetesCluster 
   return complete({
     overcommit: readOvercommit(reader),
     attachLimit: readAttachLimit(reader),
-    metrics: reader.has('metrics') ? reader.parsed('metrics', parseMetrics) : null,
+    metrics: readMetrics(reader),
     cluster,
   });
 }
@@ -340,7 +404,7 @@ function readKubernetes(reader: Reader): KubernetesCluster | undefined {
     namespace: reader.text('namespace'),
     volumedriverSelector: reader.text('volumedriverSelector'),
     volumedriverPort: reader.parsed('volumedriverPort', (text) => parseCount(text, 65_535)),
-    caDirectory: reader.matching('tlsCaDir', absolutePath, 'it must be an absolute path'),
+    caDirectory: reader.matching('tlsCaDir', absolutePath, absolutePathRule),
     issuer: reader.has('issuer') ? readIssuer(reader) : null,
   });
 }
@@ -396,9 +460,8 @@ function parseCount(text: string, max: number): number {
 }
 
 function parseMetrics(text: string): MetricsAddress {
-  const endpoint = parseEndpoint(text);
-  if (endpoint.kind === 'tcp') return { host: endpoint.host, port: endpoint.port };
-  throw new VolumeError('INVALID_ARGUMENT', 'it must be tcp:HOST:PORT');
+  const { host, port } = parseTcpEndpoint(text);
+  return { host, port };
 }
 
 /** Milliseconds of a number of seconds. */

@@ -77,6 +77,11 @@ const driverName: [string, string] = [
   `the CSI driver's name (default: ${defaultDriverName})`,
 ];
 
+const monitoring: [string, string] = [
+  '--metrics <ENDPOINT>',
+  'where /metrics, /healthz and /readyz are: tcp:HOST:PORT, any address (default: nowhere)',
+];
+
 role('volumedriver', 'serve the volumes of one backend on this node')
   .option('--data-dir <DIR>', 'local log and cache; one process at a time')
   .option('--backend <BACKEND>', 'where volumes live: file:DIR')
@@ -93,6 +98,20 @@ role('volumedriver', 'serve the volumes of one backend on this node')
     'disk space kept so that a full disk can be cleaned up (default: 64MiB)',
   )
   .option('--grace <SECONDS>', 'how long clients are served after SIGTERM (default: 30)')
+  .option(...driverName)
+  .option(
+    '--remote-api <ENDPOINT>',
+    'where the API is served to controllers on other machines, with mutual TLS: tcp:HOST:PORT (default: nowhere)',
+  )
+  .option('--tls-ca <FILE>', 'the certificate authorities that are trusted, in PEM')
+  .option('--tls-cert <FILE>', 'the certificate of this volumedriver, in PEM; with --tls-key')
+  .option('--tls-key <FILE>', 'its key, in PEM')
+  .option(
+    '--tls-issuer <ENDPOINT>',
+    'instead of --tls-cert: which controller issues and renews the certificate: HOST:PORT; with --tls-token',
+  )
+  .option('--tls-token <FILE>', "the service account token of this volumedriver's pod")
+  .option(...monitoring)
   .action(
     action({
       parse: parseVolumedriver,
@@ -119,7 +138,7 @@ role('attacher', "own this node's block devices")
     'NBD connections of a device, 1 to 16, with the strategy kernel; with more than one, the kernel takes a ' +
       'volumedriver that stalls for 30 s for lost and sends its requests again (default: 1)',
   )
-  .option('--metrics <ENDPOINT>', 'where Prometheus finds /metrics: tcp:HOST:PORT on loopback')
+  .option(...monitoring)
   .option(...driverName)
   .action(
     action({
@@ -169,7 +188,7 @@ role('controller', 'serve the CSI Controller service')
   .option('--issuer-service-accounts <NAME>', "the service account of the volumedrivers' pods")
   .option(...overcommit)
   .option(...attachLimit)
-  .option('--metrics <ENDPOINT>', 'where /metrics, /healthz and /readyz are: tcp:HOST:PORT')
+  .option(...monitoring)
   .option(...driverName)
   .action(action({ parse: parseController, load: loadPlugin }));
 

@@ -1,6 +1,13 @@
 import { describe, expect, test } from '@jest/globals';
 import { resolve } from 'node:path';
-import { formatEndpoint, grpcTarget, parseEndpoint, type Endpoint } from './endpoint.ts';
+import {
+  formatEndpoint,
+  grpcTarget,
+  parseEndpoint,
+  parseTcpEndpoint,
+  requireProtection,
+  type Endpoint,
+} from './endpoint.ts';
 
 describe('an endpoint', () => {
   test.each<[string, Endpoint, string]>([
@@ -27,9 +34,37 @@ describe('an endpoint', () => {
     ['tcp:127.0.0.1:99999', '0 to 65535'],
     ['tcp:127.0.0.1:1e3', 'tcp:HOST:PORT'],
     ['tcp:0.0.0.0:9000', 'mutual TLS'],
+    ['tcp:0.0.0.0:9000', '--remote-api with --tls-ca and --tls-issuer or --tls-cert'],
+    ['tcp:127.0.0.1 :9000', 'tcp:HOST:PORT'],
+    ['tcp:a/b:9000', 'tcp:HOST:PORT'],
     ['tcp:node-2:9000', 'mutual TLS'],
     ['tcp:127.evil.com:9000', 'mutual TLS'],
   ])('%j is refused', (text, why) => {
     expect(() => parseEndpoint(text)).toThrow(why);
   });
+});
+
+describe('an endpoint with TLS', () => {
+  test.each<[string, string, number]>([
+    ['tcp:0.0.0.0:9809', '0.0.0.0', 9809],
+    ['tcp://10.96.0.7:443', '10.96.0.7', 443],
+    ['10.96.0.7:443', '10.96.0.7', 443],
+    ['issuer.storage.svc:9808', 'issuer.storage.svc', 9808],
+    ['tcp:[::]:9809', '::', 9809],
+    ['fd00::10:9808', 'fd00::10', 9808],
+  ])('%s may be anywhere', (text, host, port) => {
+    const endpoint = parseTcpEndpoint(text);
+    expect(endpoint).toEqual({ kind: 'tcp', host, port });
+    requireProtection(endpoint, true);
+    expect(() => {
+      requireProtection(endpoint, false);
+    }).toThrow('TCP without mutual TLS');
+  });
+
+  test.each(['', 'tcp:', 'unix:/a', ':443', 'host', 'host:', 'host:port', 'host:65536', 'a b:1'])(
+    'is not %j',
+    (text) => {
+      expect(() => parseTcpEndpoint(text)).toThrow('tcp:HOST:PORT');
+    },
+  );
 });

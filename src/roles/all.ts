@@ -67,7 +67,7 @@ function rolesOf(config: AllConfig): string[][] {
       ...['--data-dir', `${dataDirectory}/volumedriver`, '--backend', config.backend],
       ...['--nbd', config.nbd, '--api', config.api, '--node-id', nodeId],
       ...flags(passedOn, ['mapMemory', 'readCache', 'reserve', 'grace']),
-      ...level,
+      ...[...name, ...level],
     ],
     [
       'attacher',

@@ -6,11 +6,12 @@ import { chooseStrategy } from '../attacher/choose-strategy.ts';
 import { FuseStrategy } from '../attacher/fuse/fuse-strategy.ts';
 import { KernelStrategy } from '../attacher/kernel/kernel-strategy.ts';
 import { openNbdNetlink } from '../attacher/kernel/netlink/nbd-netlink.ts';
-import { PrometheusMetrics, serveMetrics, type MetricsServer } from '../attacher/metrics.ts';
+import { PrometheusMetrics } from '../attacher/metrics.ts';
 import type { DeviceStrategy } from '../attacher/strategy.ts';
 import { systemClock } from '../base/clock.ts';
 import { createLogger, type Logger } from '../base/logger.ts';
 import type { AttacherConfig } from '../config.ts';
+import { startMonitoringIfWanted } from '../monitoring/http-server.ts';
 import { runCommand } from '../volumes/command.ts';
 import { aborted } from './stopping.ts';
 
@@ -27,7 +28,12 @@ export async function runAttacher(
   const strategies = await strategiesFor(config, logger);
   const [{ name: strategy }] = strategies;
   const metrics = new PrometheusMetrics({ strategy, driver: driverName });
-  const page = await showMetrics(metrics, config, logger);
+  let starting: string | null = 'the attacher looks after the devices that it finds';
+  const monitoring = await startMonitoringIfWanted(config.metrics, {
+    page: metrics.registry,
+    ready: () => Promise.resolve(starting),
+    logger,
+  });
   const service = new AttacherService({
     stateDirectory,
     driverName,
@@ -39,26 +45,12 @@ export async function runAttacher(
   });
   await service.start();
   const server = await startAttacherServer({ endpoint: config.listen, service, logger });
+  starting = null;
   logger.info('attacher ready', { stateDirectory, strategy });
   await aborted(stop);
   await server.close();
   await service.close();
-  await page?.close();
-}
-
-/** Null when nobody wants them, or when they cannot be shown: devices are looked after all the same. */
-export async function showMetrics(
-  { registry }: PrometheusMetrics,
-  { metrics }: Pick<AttacherConfig, 'metrics'>,
-  logger: Logger,
-): Promise<MetricsServer | null> {
-  if (metrics === null) return null;
-  try {
-    return await serveMetrics(registry, { ...metrics, logger });
-  } catch (error) {
-    logger.warn('going on without metrics', { error });
-    return null;
-  }
+  await monitoring?.close();
 }
 
 /** The one that makes new devices first, and the other one for devices that it made before. */
