@@ -97,7 +97,7 @@ export class Connection {
   readonly #http = new IsomorphicFetchHttpLibrary();
   #pool: { readonly pool: Pool; readonly sinceMs: number } | undefined;
   /** Given up, but still carrying requests. */
-  readonly #closing = new Set<Promise<void>>();
+  readonly #givenUp = new Set<Pool>();
 
   constructor(config: KubeConfig, userAgent: string) {
     this.#config = config;
@@ -136,14 +136,18 @@ export class Connection {
     const old = this.#pool?.pool;
     this.#pool = undefined;
     if (old === undefined) return;
-    const closed = old.close().finally(() => this.#closing.delete(closed));
-    this.#closing.add(closed);
+    this.#givenUp.add(old);
+    old.close().then(
+      () => this.#givenUp.delete(old),
+      // It was destroyed meanwhile.
+      () => this.#givenUp.delete(old),
+    );
   }
 
-  /** To be called when no request is under way any more. */
+  /** To be called when no request is under way any more. A dead peer does not hold it up. */
   async close(): Promise<void> {
     this.renewPool();
-    await Promise.all(this.#closing);
+    await Promise.all([...this.#givenUp].map(async (pool) => await pool.destroy()));
   }
 
   #sharePool(context: RequestContext): void {
