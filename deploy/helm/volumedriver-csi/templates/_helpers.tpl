@@ -70,6 +70,10 @@ app.kubernetes.io/component: data-plane
 {{- end }}
 {{- end }}
 
+{{- define "volumedriver-csi.metricsHost" -}}
+{{- if include "volumedriver-csi.showsMetrics" . }}$(POD_IP){{ else }}127.0.0.1{{ end }}
+{{- end }}
+
 {{/* Ports in the network of the pods, where nothing else can be in their way. */}}
 {{- define "volumedriver-csi.ports" -}}
 issuer: 9443
