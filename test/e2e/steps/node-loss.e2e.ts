@@ -7,7 +7,8 @@ import { components } from '../support/driver.ts';
 import { useScratch } from '../support/scratch.ts';
 import { stepNeeds } from '../support/step.ts';
 import { until } from '../support/waiting.ts';
-import { checkLines, Writer } from '../support/writer.ts';
+import { Writer } from '../support/writer.ts';
+import { checkLines } from '../support/written-lines.ts';
 
 const scratch = useScratch('node-loss');
 const needs = ['second-node'] as const;

@@ -5,7 +5,8 @@ import { components } from '../support/driver.ts';
 import { useScratch } from '../support/scratch.ts';
 import { readState } from '../support/state.ts';
 import { step } from '../support/step.ts';
-import { checkLines, Writer } from '../support/writer.ts';
+import { Writer } from '../support/writer.ts';
+import { checkLines } from '../support/written-lines.ts';
 
 const scratch = useScratch('restarts');
 

@@ -7,6 +7,7 @@ import type { V1Pod } from '@kubernetes/client-node';
 import type { Scratch, ScratchPod } from './scratch.ts';
 import { statusOf } from './driver.ts';
 import { until } from './waiting.ts';
+import { checkLines, type WrittenLines } from './written-lines.ts';
 
 /** $n and seconds since boot, in one line. `sync -d` ends when the line is on the device. */
 const script = `
@@ -20,11 +21,6 @@ while :; do
   echo "$n" > /note/last
   usleep 20000
 done`;
-
-export interface WrittenLines {
-  readonly count: number;
-  readonly longestPauseMs: number;
-}
 
 export class Writer {
   readonly #scratch: Scratch;
@@ -109,30 +105,4 @@ export class Writer {
     const text = await this.#scratch.shell(this.name, 'cat /data/log');
     return checkLines(text, acknowledged);
   }
-}
-
-/**
- * That the lines are 1, 2, 3 … without a gap, up to `acknowledged` at least. The last one may be torn: it is written
- * while it is read.
- */
-export function checkLines(text: string, acknowledged: number): WrittenLines {
-  const lines = text.split('\n').filter((line) => line !== '');
-  let longestPauseMs = 0;
-  let before: number | undefined;
-  let count = 0;
-  for (const [at, line] of lines.entries()) {
-    const match = /^(\d+) (\d+\.\d+)$/.exec(line);
-    if (match === null || Number(match[1]) !== at + 1) {
-      if (at === lines.length - 1 && at >= acknowledged) break;
-      throw new Error(`line ${at + 1} of ${lines.length} is ${JSON.stringify(line.slice(0, 60))}`);
-    }
-    const now = Number(match[2]) * 1000;
-    if (before !== undefined) longestPauseMs = Math.max(longestPauseMs, now - before);
-    before = now;
-    count = at + 1;
-  }
-  if (count < acknowledged) {
-    throw new Error(`${acknowledged} lines were synced, but only ${count} are there`);
-  }
-  return { count, longestPauseMs };
 }
