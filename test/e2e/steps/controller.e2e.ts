@@ -14,12 +14,14 @@ step(
   'all controllers and a provisioner are killed while volumes are made: each claim gets one volume',
   async () => {
     const { cluster } = scratch;
+    const kills: Promise<void>[] = [];
     for (let number = 1; number <= count; number++) {
       await scratch.claim(`claim-${number}`, { storageClass: storageClasses.immediate });
-      if (number === count / 3) void killAll(cluster, 'controller');
-      if (number === (2 * count) / 3) void killAll(cluster, 'csi-provisioner');
+      if (number === count / 3) kills.push(killAll(cluster, 'controller'));
+      if (number === (2 * count) / 3) kills.push(killAll(cluster, 'csi-provisioner'));
       await delay(150);
     }
+    await Promise.all(kills);
     for (let number = 1; number <= count; number++)
       await scratch.untilBound(`claim-${number}`, 180_000);
     await sameVolumes(cluster);
