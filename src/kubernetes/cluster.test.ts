@@ -2,10 +2,11 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Fault } from '../../test/support/kube-api-server.ts';
+import { forge, newAuthority } from '../../test/support/certificates.ts';
+import { KubeApiServer, type Fault } from '../../test/support/kube-api-server.ts';
 import { putNode, startKubeFixture, type KubeFixture } from '../../test/support/kube-fixture.ts';
 import { resources } from './api-request.ts';
-import { openCluster } from './cluster.ts';
+import { openCluster, type Cluster } from './cluster.ts';
 import { isKubernetesError, type KubernetesErrorKind } from './errors.ts';
 
 let kube: KubeFixture;
@@ -210,5 +211,86 @@ describe('the configuration', () => {
       openCluster({ env: { HOME: directory }, userAgent: 'x' }),
     );
     expect((await failureOf(opening)).message).toContain('find a cluster: not in a pod');
+  });
+});
+
+describe('over TLS', () => {
+  const ours = newAuthority();
+  let directory: string;
+  let server: KubeApiServer;
+  let cluster: Cluster;
+
+  beforeEach(async () => {
+    directory = await mkdtemp(join(tmpdir(), 'kube-tls-'));
+    const own = forge(ours, { subject: 'kubernetes.default', usages: ['server'] });
+    server = await KubeApiServer.start({ key: own.keyPem, cert: own.certificatePem });
+    putNode(server, 'n1');
+  });
+
+  afterEach(async () => {
+    await cluster.close();
+    await server.stop();
+    await rm(directory, { recursive: true, force: true });
+  });
+
+  /** The authority and the token are in files, as in a pod. */
+  async function openIt(name = 'kubernetes.default'): Promise<void> {
+    const kubeconfig = join(directory, 'config');
+    const user = {
+      'auth-provider': { name: 'tokenFile', config: { tokenFile: `${directory}/token` } },
+    };
+    const config = {
+      clusters: [
+        {
+          name: 'c',
+          cluster: {
+            server: server.url,
+            'certificate-authority': 'ca.crt',
+            'tls-server-name': name,
+          },
+        },
+      ],
+      users: [{ name: 'u', user }],
+      contexts: [{ name: 'x', context: { cluster: 'c', user: 'u' } }],
+      'current-context': 'x',
+    };
+    await writeFile(kubeconfig, JSON.stringify(config));
+    await writeFile(join(directory, 'token'), 'token-of-pod');
+    cluster = openCluster({ env: {}, kubeconfig, userAgent: 'x', callTimeoutMs: 1000 });
+  }
+
+  async function node(): Promise<unknown> {
+    return await cluster.request({ verb: 'get', resource: resources.nodes, name: 'n1' });
+  }
+
+  test('shares its connections, and uses the token of the file', async () => {
+    await writeFile(join(directory, 'ca.crt'), ours.certificatePem);
+    await openIt();
+    for (let i = 0; i < 20; i += 1) expect(await node()).toMatchObject({ kind: 'Node' });
+    expect(server.requests.at(-1)?.authorization).toBe('Bearer token-of-pod');
+    expect(server.connections).toBeLessThan(4);
+  });
+
+  test('trusts no other authority, until the file says so', async () => {
+    await writeFile(join(directory, 'ca.crt'), newAuthority({ name: 'other' }).certificatePem);
+    await openIt();
+    const { kind, message } = await failureOf(node());
+    expect(kind).toBe('unavailable');
+    expect(message).toMatch(/certificate|signature/);
+    expect(server.requests).toEqual([]);
+    await writeFile(join(directory, 'ca.crt'), ours.certificatePem);
+    expect(await node()).toMatchObject({ kind: 'Node' });
+  });
+
+  test('trusts no other name', async () => {
+    await writeFile(join(directory, 'ca.crt'), ours.certificatePem);
+    await openIt('somebody.else');
+    expect((await failureOf(node())).message).toContain('does not match');
+    expect(server.requests).toEqual([]);
+  });
+
+  test('says which file it lacks', async () => {
+    await openIt();
+    expect((await failureOf(node())).message).toContain(join(directory, 'ca.crt'));
   });
 });

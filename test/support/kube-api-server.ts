@@ -80,6 +80,7 @@ export class KubeApiServer {
   readonly #watches = new Set<Watch>();
   #server: Server | undefined;
   #port = 0;
+  #connections = 0;
 
   private constructor(certificate: Certificate | undefined) {
     this.#certificate = certificate;
@@ -97,6 +98,11 @@ export class KubeApiServer {
 
   get port(): number {
     return this.#port;
+  }
+
+  /** TCP connections since the start, also the closed ones. */
+  get connections(): number {
+    return this.#connections;
   }
 
   get openWatches(): number {
@@ -128,6 +134,7 @@ export class KubeApiServer {
         ? createServer(onRequest)
         : createTlsServer(this.#certificate, onRequest);
     server.on('connection', (socket: Socket) => {
+      this.#connections += 1;
       this.#sockets.add(socket);
       socket.once('close', () => this.#sockets.delete(socket));
     });
