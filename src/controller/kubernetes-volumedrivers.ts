@@ -49,6 +49,8 @@ export interface KubernetesVolumedriversOptions {
 
 /** How long a list of registrations counts. */
 const registrationsMs = 5_000;
+/** How often it is read when nobody asks. */
+const keepMs = 60_000;
 /** How often volumedrivers that have not told their backend are asked again. */
 const askAgainMs = 3_000;
 
@@ -118,18 +120,17 @@ export class KubernetesVolumedrivers implements Volumedrivers {
     );
   }
 
-  /** Nodes of registered backends whose volumedriver does not answer, and why. */
-  async unreachable(): Promise<{ backendId: string; nodeId: string; reason: string }[]> {
-    const asked = (await this.list()).map(async ({ backendId, nodeId }) => {
-      try {
-        await this.#reach({ backendId, nodeId });
-        return undefined;
-      } catch (error) {
-        const reason = error instanceof VolumeError ? error.message : String(error);
-        return { backendId, nodeId, reason };
-      }
-    });
-    return (await Promise.all(asked)).filter((one) => one !== undefined);
+  /** Backends as they were last known. */
+  counts(): { registered: number; forgotten: number; silent: number } {
+    const all = [...this.#registered.values()];
+    const forgotten = all.filter((one) => one.forgotten).length;
+    const silent = all.filter((one) => !one.forgotten && !this.#isAnswered(one)).length;
+    return { registered: all.length, forgotten, silent };
+  }
+
+  #isAnswered({ backendId, nodeId }: Registration): boolean {
+    const link = this.#links.get(nodeId);
+    return link?.told?.backendId === backendId && link.failure === undefined;
   }
 
   #isRegistered(link: VolumedriverLink | undefined): boolean {
@@ -180,6 +181,9 @@ export class KubernetesVolumedrivers implements Volumedrivers {
   async #askUntilStopped(): Promise<void> {
     const { signal } = this.#stop;
     while (!signal.aborted) {
+      await this.#refresh(keepMs).catch((error: unknown) => {
+        this.#logger.warn('registered backends are not known yet', { error });
+      });
       const unknown = [...this.#links.values()].filter((link) => !this.#isRegistered(link));
       await Promise.all(unknown.map((link) => this.#tryAsking(link)));
       await this.#options.clock.sleep(askAgainMs, signal).catch(() => undefined); // stopped: the loop ends
@@ -237,8 +241,8 @@ export class KubernetesVolumedrivers implements Volumedrivers {
   }
 
   /** Reads the registrations when they are old; what was last known counts when that fails. */
-  async #refresh(): Promise<void> {
-    if (this.#options.clock.monotonicMs() - this.#listedAtMs < registrationsMs) return;
+  async #refresh(maxAgeMs = registrationsMs): Promise<void> {
+    if (this.#options.clock.monotonicMs() - this.#listedAtMs < maxAgeMs) return;
     try {
       await this.#list();
     } catch (error) {

@@ -29,6 +29,8 @@ export interface CsiServerOptions extends CsiServices {
   /** CSI knows unix sockets only: INVALID_ARGUMENT for TCP. */
   readonly endpoint: Endpoint;
   readonly logger: Logger;
+  /** Told of every call that is done. */
+  readonly observe?: (call: FinishedCall) => void;
 }
 
 export async function startCsiServer(options: CsiServerOptions): Promise<ListeningServer> {
@@ -38,7 +40,7 @@ export async function startCsiServer(options: CsiServerOptions): Promise<Listeni
       'CSI endpoint: it must be a unix socket, such as unix:/run/csi.sock',
     );
   }
-  const policy = csiPolicy(options.logger);
+  const policy = csiPolicy(options.logger, options.observe);
   const server = new Server();
   addService(server, IdentityService, options.identity, policy);
   if (options.controller) addService(server, ControllerService, options.controller, policy);
@@ -53,7 +55,7 @@ export async function startCsiServer(options: CsiServerOptions): Promise<Listeni
 }
 
 /** How CSI calls are checked, answered and logged. */
-export function csiPolicy(logger: Logger): RpcPolicy {
+export function csiPolicy(logger: Logger, observe?: (call: FinishedCall) => void): RpcPolicy {
   return {
     check: (_path, request) => {
       checkLimits(request);
@@ -61,6 +63,7 @@ export function csiPolicy(logger: Logger): RpcPolicy {
     toStatus: toCsiStatus,
     finished: (call) => {
       logCall(logger, call);
+      observe?.(call);
     },
   };
 }

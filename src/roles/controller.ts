@@ -5,6 +5,8 @@ import type { ControllerConfig, OneMachine } from '../config.ts';
 import { createControllerService } from '../controller/controller-service.ts';
 import { staticNodes, type NodeRegistry } from '../controller/node-registry.ts';
 import { staticVolumedrivers, type Volumedrivers } from '../controller/volumedrivers.ts';
+import { ControllerMetrics } from '../monitoring/controller-metrics.ts';
+import { startMonitoringIfWanted } from '../monitoring/http-server.ts';
 import { hasCode } from '../volumes/errors.ts';
 import type { VolumeService } from '../volumes/volume-service.ts';
 import { openKubernetesWorld } from './kubernetes-world.ts';
@@ -22,7 +24,10 @@ export interface World {
   readonly nodes: NodeRegistry;
   /** See DeletePolicy in src/controller/create-volume.ts. */
   readonly deletesUnpublishedOnly: boolean;
+  /** False while it still starts. */
   readonly ready: () => Promise<boolean>;
+  /** For whoever sends calls here: null, or what is still missing to answer them. */
+  readonly missing: () => Promise<string | null>;
   readonly close: () => Promise<void>;
 }
 
@@ -31,15 +36,24 @@ export async function openController(
   context: ControllerContext,
 ): Promise<OpenedService<'controller'>> {
   const { overcommit, attachLimit, cluster } = config;
-  const { ready, close, ...world } =
+  const { driverName, version, logger } = context;
+  const metrics = new ControllerMetrics({ version, driver: driverName });
+  const world =
     cluster.kind === 'kubernetes'
-      ? await openKubernetesWorld(cluster, context)
+      ? await openKubernetesWorld(cluster, { ...context, metrics })
       : openMachine(cluster);
-  const { driverName } = context;
+  const { missing } = world;
+  const monitoring = await startMonitoringIfWanted(config.metrics, {
+    ...{ page: metrics.registry, ready: missing, logger },
+  });
   return {
     handlers: createControllerService({ driverName, overcommit, attachLimit, ...world }),
-    ready,
-    close,
+    observe: metrics.observe,
+    ready: world.ready,
+    close: async () => {
+      await monitoring?.close();
+      await world.close();
+    },
   };
 }
 
@@ -50,6 +64,7 @@ function openMachine(machine: OneMachine): World {
     nodes: staticNodes(machine.knownNodes),
     deletesUnpublishedOnly: false,
     ready: () => isReady(volumes),
+    missing: async () => ((await isReady(volumes)) ? null : 'the volumedriver does not answer yet'),
     close: () => {
       volumes.close();
       return Promise.resolve();

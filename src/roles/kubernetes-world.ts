@@ -18,6 +18,7 @@ import { Registrations } from '../kubernetes/registrations.ts';
 import { TokenReviews } from '../kubernetes/token-reviews.ts';
 import { VolumeEvents } from '../kubernetes/volume-events.ts';
 import { VolumedriverPods } from '../kubernetes/volumedriver-pods.ts';
+import type { ControllerMetrics } from '../monitoring/controller-metrics.ts';
 import type { ControllerContext, World } from './controller.ts';
 
 /** What is open, in the order in which it was opened. */
@@ -27,7 +28,7 @@ const issuerCloseMs = 2_000;
 
 export async function openKubernetesWorld(
   config: KubernetesCluster,
-  context: ControllerContext,
+  context: ControllerContext & { metrics: ControllerMetrics },
 ): Promise<World> {
   const { driverName, logger } = context;
   const closers: Closers = [];
@@ -47,14 +48,17 @@ export async function openKubernetesWorld(
     if (config.issuer !== null) {
       await openIssuer({ ...config, issuer: config.issuer }, { context, cluster, tls, closers });
     }
-    const found = openVolumedrivers(config, { context, cluster, tls, closers });
-    watchHealth(found.volumedrivers, { context, cluster, closers });
+    const pods = watchPods(config, { context, cluster, closers });
+    const volumedrivers = openVolumedrivers(config, { context, cluster, tls, closers, pods });
+    context.metrics.showBackends(() => volumedrivers.counts());
+    watchHealth(volumedrivers, { context, cluster, closers });
     return {
-      volumedrivers: found.volumedrivers,
+      volumedrivers,
       nodes: kubernetesNodes(new Nodes({ cluster, driverName })),
       deletesUnpublishedOnly: true,
       // Sidecars end a plugin that is unready for long, and nothing here gets better by a restart.
       ready: () => Promise.resolve(true),
+      missing: () => Promise.resolve(missing(pods, volumedrivers)),
       close,
     };
   } catch (error) {
@@ -92,14 +96,21 @@ async function openIssuer(
   closers.push(() => server.close(issuerCloseMs));
 }
 
-function openVolumedrivers(
-  config: KubernetesCluster,
-  { context, cluster, tls, closers }: Opening,
-): { volumedrivers: KubernetesVolumedrivers } {
-  const { driverName, logger } = context;
-  const { namespace, volumedriverSelector: selector, volumedriverPort: port } = config;
+function watchPods(
+  { namespace, volumedriverSelector: selector }: KubernetesCluster,
+  { context, cluster, closers }: Omit<Opening, 'tls'>,
+): VolumedriverPods {
+  const { logger } = context;
   const pods = VolumedriverPods.watch({ cluster, selection: { namespace, selector }, logger });
   closers.push(() => pods.close());
+  return pods;
+}
+
+function openVolumedrivers(
+  { namespace, volumedriverPort: port }: KubernetesCluster,
+  { context, cluster, tls, closers, pods }: Opening & { pods: VolumedriverPods },
+): KubernetesVolumedrivers {
+  const { driverName, logger } = context;
   const connect = ({ ip, nodeId }: VolumedriverPlace): VolumedriverClient => {
     const expect = { kind: 'volumedriver', driverName, nodeId } as const;
     const endpoint = { kind: 'tcp', host: ip, port } as const;
@@ -110,7 +121,14 @@ function openVolumedrivers(
   const options = { pods, registrations, connect, logger, clock };
   const volumedrivers = new KubernetesVolumedrivers(options);
   closers.push(() => volumedrivers.close());
-  return { volumedrivers };
+  return volumedrivers;
+}
+
+/** Volumedrivers that do not answer are not missing: they may need this controller's certificates first. */
+function missing(pods: VolumedriverPods, volumedrivers: KubernetesVolumedrivers): string | null {
+  if (!pods.synced) return "the volumedrivers' pods are not known yet";
+  if (!volumedrivers.ready) return 'the registered backends are not known yet';
+  return null;
 }
 
 function watchHealth(

@@ -6,6 +6,7 @@ import type { NodeConfig, PluginConfig } from '../config.ts';
 import type { CsiServices } from '../csi/handlers.ts';
 import { createIdentityService } from '../csi/identity-service.ts';
 import { startCsiServer } from '../csi/server.ts';
+import type { ObservedCall } from '../monitoring/call-metrics.ts';
 import { createNodeService } from '../node/node-service.ts';
 import { openController } from './controller.ts';
 import { aborted } from './stopping.ts';
@@ -13,6 +14,8 @@ import { aborted } from './stopping.ts';
 /** A CSI service as a role wires it up. */
 export interface OpenedService<Name extends 'node' | 'controller'> {
   readonly handlers: NonNullable<CsiServices[Name]>;
+  /** Told of every call that is done. */
+  readonly observe?: (call: ObservedCall) => void;
   /** False while it still starts, which is not unhealthy. */
   readonly ready: () => Promise<boolean>;
   readonly close: () => Promise<void>;
@@ -38,6 +41,7 @@ export async function runPlugin(
     endpoint: config.csi,
     logger,
     identity: createIdentityService({ driverName, version, ready }),
+    ...(controller?.observe && { observe: controller.observe }),
     ...(node && { node: node.handlers }),
     ...(controller && { controller: controller.handlers }),
   });
