@@ -83,7 +83,11 @@ export function helm(args: readonly string[]): string {
     encoding: 'utf8',
     timeout: 60_000,
     // Nothing of the user's: no cluster, no plugins.
-    env: { PATH: process.env['PATH'], HOME: import.meta.dirname, KUBECONFIG: join(import.meta.dirname, 'none') },
+    env: {
+      PATH: process.env['PATH'],
+      HOME: import.meta.dirname,
+      KUBECONFIG: join(import.meta.dirname, 'none'),
+    },
   });
   if (error !== undefined) throw error;
   if (status !== 0) throw new Error(stderr);
