@@ -1,5 +1,12 @@
 import { describe, expect, test } from '@jest/globals';
-import { parseAll, parseAttacher, parseVolumedriver, type RawOptions } from './config.ts';
+import {
+  parseAll,
+  parseAttacher,
+  parseController,
+  parsePlugin,
+  parseVolumedriver,
+  type RawOptions,
+} from './config.ts';
 
 const minimal: RawOptions = {
   dataDir: '/data',
@@ -50,6 +57,72 @@ describe('all', () => {
     ['a directory too deep for sockets', { dataDir: `/${'d'.repeat(91)}` }, '--attacher: '],
   ])('refuses %s before a role is started', (_, changes, says) => {
     expect(() => parseAll({ ...minimal, ...changes })).toThrow(says);
+  });
+});
+
+describe('controller', () => {
+  const machine: RawOptions = {
+    csi: 'unix:/csi.sock',
+    volumedriver: 'unix:/api.sock',
+    knownNodes: 'n1,n2',
+  };
+  const kubernetes: RawOptions = {
+    csi: 'unix:/csi.sock',
+    namespace: 'storage',
+    volumedriverSelector: 'app=volumedriver',
+    volumedriverPort: '9809',
+    tlsCaDir: '/ca',
+  };
+
+  test('of one machine is told its volumedriver and its nodes', () => {
+    expect(parseController(machine).controller).toEqual({
+      overcommit: 10,
+      attachLimit: 128,
+      metrics: null,
+      cluster: {
+        kind: 'machine',
+        volumedriver: { kind: 'unix', path: '/api.sock' },
+        knownNodes: ['n1', 'n2'],
+      },
+    });
+  });
+
+  test('in Kubernetes is told where to look, and issues certificates only when told', () => {
+    const cluster = {
+      kind: 'kubernetes',
+      namespace: 'storage',
+      volumedriverSelector: 'app=volumedriver',
+      volumedriverPort: 9809,
+      caDirectory: '/ca',
+      issuer: null,
+    };
+    expect(parseController(kubernetes).controller?.cluster).toEqual(cluster);
+    const issuing = { ...kubernetes, issuer: 'tcp:0.0.0.0:9808', issuerServiceAccounts: 'plane' };
+    expect(parseController(issuing).controller?.cluster).toEqual({
+      ...cluster,
+      issuer: { address: { host: '0.0.0.0', port: 9808 }, serviceAccount: 'plane' },
+    });
+  });
+
+  test.each<[string, RawOptions, string]>([
+    ['nothing at all', { ...machine, volumedriver: undefined }, '--volumedriver: it is required'],
+    ['no selector', { ...kubernetes, volumedriverSelector: undefined }, '--volumedriver-selector:'],
+    ['a port beyond all', { ...kubernetes, volumedriverPort: '65536' }, '--volumedriver-port:'],
+    ['a relative CA', { ...kubernetes, tlsCaDir: 'ca' }, '--tls-ca-dir:'],
+    ['both worlds', { ...kubernetes, ...machine }, '--known-nodes: with --namespace'],
+    ['an issuer for anybody', { ...kubernetes, issuer: 'tcp:[::]:1' }, '--issuer-service-accounts'],
+    ['no overcommit', { ...machine, overcommit: '0' }, '--overcommit: '],
+    ['half a limit', { ...machine, attachLimit: '1.5' }, '--attach-limit: '],
+  ])('refuses %s', (_, raw, says) => {
+    expect(() => parseController(raw)).toThrow(says);
+  });
+
+  test('names a missing flag once, also where two roles take it', () => {
+    expect(() => parsePlugin({})).toThrow(
+      ['--csi', '--volumedriver', '--attacher', '--node-id', '--state-dir', '--known-nodes']
+        .map((flag) => `${flag}: it is required`)
+        .join('\n'),
+    );
   });
 });
 

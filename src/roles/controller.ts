@@ -16,6 +16,8 @@ export interface ControllerContext {
   readonly driverName: string;
   readonly version: string;
   readonly logger: Logger;
+  /** Where a cluster's API server is found. */
+  readonly env: Readonly<Record<string, string | undefined>>;
 }
 
 /** What a controller finds volumedrivers and nodes through. */

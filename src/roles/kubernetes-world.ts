@@ -38,7 +38,7 @@ export async function openKubernetesWorld(
   };
   try {
     const cluster = openCluster({
-      env: process.env,
+      env: context.env,
       userAgent: `${driverName}/${context.version} controller`,
     });
     closers.push(() => cluster.close());

@@ -32,8 +32,10 @@ export async function runPlugin(
   const nodeId = config.node?.nodeId;
   const logger = createLogger(config.logLevel, { role, version, nodeId });
   const node = config.node && openNode(config.node, driverName, logger);
+  const { env } = process;
   const controller =
-    config.controller && (await openController(config.controller, { driverName, version, logger }));
+    config.controller &&
+    (await openController(config.controller, { driverName, version, logger, env }));
   const parts = [node, controller].filter((part) => part !== undefined);
   const ready = async (): Promise<boolean> =>
     (await Promise.all(parts.map((part) => part.ready()))).every(Boolean);
