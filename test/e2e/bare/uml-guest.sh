@@ -18,6 +18,11 @@ mount_everything() {
   [ ! -e /proc/sys/kernel/io_uring_disabled ] || echo 2 >/proc/sys/kernel/io_uring_disabled
   mount -t sysfs sysfs /sys
   mount -t cgroup2 cgroup2 /sys/fs/cgroup
+  # What udev adds elsewhere.
+  ln -s /proc/self/fd /dev/fd
+  ln -s fd/0 /dev/stdin
+  ln -s fd/1 /dev/stdout
+  ln -s fd/2 /dev/stderr
   mkdir -p /dev/pts /dev/shm
   mount -t devpts -o ptmxmode=0666 devpts /dev/pts
   mount -t tmpfs shm /dev/shm
@@ -169,6 +174,7 @@ unmount_all() {
   for try in 1 2 3; do
     readarray -t paths < <(cut -d' ' -f2 /proc/self/mounts | grep -E "$1" | tac)
     [ ${#paths[@]} -gt 0 ] || return 0
+    echo "unmounting ${#paths[@]}"
     umount "${paths[@]}" && return
     sleep 1
   done
@@ -182,7 +188,7 @@ shut_down() {
   echo "the kubelet is gone at $SECONDS s"
   end_containers others 30
   echo "pods are gone at $SECONDS s"
-  unmount_all '^/var/lib/kubelet/(pods/[^/]*/volumes|plugins/kubernetes.io/csi)/'
+  unmount_all '^/var/lib/kubelet/(pods/[^/]*/(volumes/kubernetes.io~csi|volume-subpaths|volumeDevices)|plugins/kubernetes.io/csi)/'
   # A raw block volume has no file system that unmounting would have written back.
   timeout 60 sync
   echo "volumes are unmounted at $SECONDS s"

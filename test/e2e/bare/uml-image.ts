@@ -7,18 +7,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { spawn } from 'node:child_process';
 import { createReadStream } from 'node:fs';
-import {
-  copyFile,
-  mkdir,
-  mkdtemp,
-  readdir,
-  rename,
-  rm,
-  stat,
-  truncate,
-  writeFile,
-} from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { copyFile, mkdir, readdir, rename, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { runCommand } from '../../../src/base/command.ts';
@@ -29,6 +18,9 @@ const importMs = 240_000;
 const startMs = 30_000;
 /** Disks that no run asked for lately go. */
 const kept = 2;
+/** A draft that is older belongs to nobody. */
+const draftMs = 3_600_000;
+const draftPrefix = 'draft-';
 
 export interface UmlImageOptions {
   readonly cacheDirectory: string;
@@ -55,15 +47,17 @@ export async function umlDiskImage(options: UmlImageOptions): Promise<string> {
     return path;
   }
   const startedMs = performance.now();
-  const draft = join(cacheDirectory, `draft-${randomBytes(6).toString('hex')}`);
+  const folder = join(cacheDirectory, `${draftPrefix}${randomBytes(6).toString('hex')}`);
+  const draft = join(folder, 'disk');
+  await mkdir(folder);
   try {
     await startDraft(cacheDirectory, draft);
-    await fill(draft, options);
+    await fill(draft, folder, options);
     await rename(draft, path);
   } finally {
-    await rm(draft, { force: true });
+    await rm(folder, { recursive: true, force: true, maxRetries: 3 });
   }
-  for (const old of (await disksIn(cacheDirectory)).slice(kept)) await rm(old, { force: true });
+  await removeOld(cacheDirectory);
   const seconds = ((performance.now() - startedMs) / 1000).toFixed(1);
   options.logger(`the disk of the user-mode-linux node is made in ${seconds} s`);
   return path;
@@ -82,33 +76,69 @@ async function startDraft(cacheDirectory: string, draft: string): Promise<void> 
   }
 }
 
-async function fill(draft: string, options: UmlImageOptions): Promise<void> {
-  const folder = await mkdtemp(join(tmpdir(), 'uml-disk-'));
-  const mountPoint = join(folder, 'disk');
+/**
+ * Mounts $1 at $2, and runs the rest of its arguments until it gets SIGTERM. In a mount namespace of its own, and ended
+ * by the end of this process: so nothing is left, whatever happens.
+ */
+const holder = `
+mount -o loop "$1" "$2" || exit
+disk=$2
+shift 2
+setpriv --pdeathsig KILL -- "$@" &
+trap 'kill $!' TERM
+wait
+wait
+fstrim "$disk"
+umount "$disk"
+`;
+
+async function fill(draft: string, folder: string, options: UmlImageOptions): Promise<void> {
+  const { programs, cniPlugins } = options;
+  const mountPoint = join(folder, 'mounted');
+  const socket = join(folder, 'containerd.sock');
+  const config = join(folder, 'containerd.toml');
   await mkdir(mountPoint);
+  await writeFile(config, containerdConfig(folder, mountPoint, socket));
+  const command = [named('containerd', programs), '--config', config, '--log-level', 'warn'];
+  const child = spawn(
+    'setpriv',
+    [
+      ...['--pdeathsig', 'KILL', '--', 'unshare', '--mount', '--'],
+      ...['sh', '-c', holder, 'sh', draft, mountPoint, ...command],
+    ],
+    { stdio: ['ignore', 'ignore', 'pipe'] },
+  );
+  let said = '';
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    said = (said + text).slice(-4000);
+  });
+  const ended = new Promise<number | null>((resolve) => {
+    child.on('error', (error) => {
+      said += error.message;
+      resolve(null);
+    });
+    child.on('exit', resolve);
+  });
   try {
-    await runCommand('mount', ['-o', 'loop', draft, mountPoint], { timeoutMs: commandMs });
-    await importImages(folder, mountPoint, options);
-    await copyPrograms(options.programs, join(mountPoint, 'node/bin'));
-    await copyPrograms(options.cniPlugins, join(mountPoint, 'node/cni'));
-    await runCommand('fstrim', [mountPoint], { timeoutMs: commandMs }).catch(() => undefined);
+    await importImages(socket, options);
+    const node = join(`/proc/${child.pid ?? 0}/root`, mountPoint, 'node');
+    await copyPrograms(programs, join(node, 'bin'));
+    await copyPrograms(cniPlugins, join(node, 'cni'));
+  } catch (error) {
+    child.kill('SIGTERM');
+    throw new Error(`the node's disk cannot be filled: ${said}`, { cause: error });
   } finally {
-    await runCommand('umount', [mountPoint], { timeoutMs: commandMs, acceptExitCodes: [0, 32] });
-    await rm(folder, { recursive: true, force: true, maxRetries: 3 });
+    child.kill('SIGTERM');
+    const limit = setTimeout(() => child.kill('SIGKILL'), commandMs);
+    const exitCode = await ended;
+    clearTimeout(limit);
+    if (exitCode !== 0) throw new Error(`the node's disk cannot be unmounted: ${said}`);
   }
 }
 
-async function importImages(
-  folder: string,
-  mountPoint: string,
-  { images, programs }: UmlImageOptions,
-): Promise<void> {
-  const socket = join(folder, 'containerd.sock');
-  const config = join(folder, 'containerd.toml');
-  // No more than the storing of images.
-  await writeFile(
-    config,
-    `version = 3
+/** No more than what stores images. */
+function containerdConfig(folder: string, mountPoint: string, socket: string): string {
+  return `version = 3
 root = "${join(mountPoint, 'containerd')}"
 state = "${join(folder, 'state')}"
 disabled_plugins = [
@@ -119,44 +149,27 @@ disabled_plugins = [
   address = "${socket}"
 [ttrpc]
   address = "${socket}.ttrpc"
-`,
-  );
-  const daemon = spawn(named('containerd', programs), ['--config', config, '--log-level', 'warn'], {
-    stdio: ['ignore', 'ignore', 'pipe'],
-  });
-  let said = '';
-  daemon.stderr.setEncoding('utf8').on('data', (text: string) => {
-    said = (said + text).slice(-4000);
-  });
-  const ended = new Promise<void>((resolve) => {
-    daemon.on('error', (error) => {
-      said += error.message;
-      resolve();
-    });
-    daemon.on('exit', () => {
-      resolve();
-    });
-  });
-  const run = (...args: string[]): Promise<{ stdout: string }> =>
-    runCommand(named('ctr', programs), ['-a', socket, '-n', 'k8s.io', ...args], {
-      timeoutMs: importMs,
-    });
-  try {
-    await untilAnswers(() => run('version'));
-    const before = new Set((await run('images', 'ls', '-q')).stdout.split('\n').filter(Boolean));
-    for (const image of images) {
-      const { stdout } = await run('images', 'import', image);
-      for (const name of before) if (stdout.includes(name)) before.delete(name);
-    }
-    if (before.size > 0) await run('images', 'rm', '--sync', ...before);
-  } catch (error) {
-    throw new Error(`images cannot be loaded: ${said}`, { cause: error });
-  } finally {
-    daemon.kill('SIGTERM');
-    const limit = setTimeout(() => daemon.kill('SIGKILL'), startMs);
-    await ended;
-    clearTimeout(limit);
-  }
+`;
+}
+
+async function importImages(socket: string, { images, programs }: UmlImageOptions): Promise<void> {
+  const ctr = named('ctr', programs);
+  const run = async (...args: string[]): Promise<string> => {
+    const all = ['-a', socket, '-n', 'k8s.io', ...args];
+    return (await runCommand(ctr, all, { timeoutMs: importMs })).stdout;
+  };
+  await untilAnswers(() => run('version'));
+  const list = async (): Promise<string[]> =>
+    (await run('images', 'ls', '-q')).split('\n').filter(Boolean);
+  // What belongs to old names only is collected at the end: what new ones share with them is not unpacked again.
+  const before = await list();
+  if (before.length > 0) await run('images', 'rm', ...before);
+  for (const image of images) await run('images', 'import', image);
+  const [first] = await list();
+  if (first === undefined || before.length === 0) return;
+  const collected = 'docker.io/library/collected:now';
+  await run('images', 'tag', first, collected);
+  await run('images', 'rm', '--sync', collected);
 }
 
 async function copyPrograms(paths: readonly string[], folder: string): Promise<void> {
@@ -181,6 +194,17 @@ async function untilAnswers(ask: () => Promise<unknown>): Promise<void> {
       if (performance.now() > endMs) throw error;
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
+  }
+}
+
+/** Disks that were not asked for lately, and what killed runs left. */
+async function removeOld(cacheDirectory: string): Promise<void> {
+  for (const old of (await disksIn(cacheDirectory)).slice(kept)) await rm(old, { force: true });
+  for (const name of await readdir(cacheDirectory)) {
+    if (!name.startsWith(draftPrefix)) continue;
+    const path = join(cacheDirectory, name);
+    const ageMs = Date.now() - (await stat(path)).mtimeMs;
+    if (ageMs > draftMs) await rm(path, { recursive: true, force: true });
   }
 }
 
