@@ -37,6 +37,7 @@ class CertificateFiles implements OwnCertificate {
   #texts = '';
   #expiresAtMs: number | null = null;
   #failure: string | null = null;
+  #wasGood = false;
   #repetition: Repetition | null = null;
 
   constructor(options: CertificateFilesOptions) {
@@ -84,12 +85,12 @@ class CertificateFiles implements OwnCertificate {
     } catch (error) {
       failure = describeError(error);
     }
-    const before = this.problem;
     const isNew = failure !== null && failure !== this.#failure;
     this.#failure = failure;
     if (isNew) logger.error('certificate files are not usable', { why: failure });
-    if (before === null && this.problem !== null)
-      logger.error('no valid certificate', { why: this.problem });
+    const { problem } = this;
+    if (this.#wasGood && problem !== null) logger.error('no valid certificate', { why: problem });
+    this.#wasGood = problem === null;
   }
 
   async #take(): Promise<void> {
