@@ -119,8 +119,8 @@ export async function getStorageHealth({
   volumes,
   devices,
 }: {
-  volumes: VolumeService;
-  devices: DeviceService;
+  volumes: Pick<VolumeService, 'capacity'>;
+  devices: Pick<DeviceService, 'listDevices'>;
 }): Promise<NodeGetStorageHealthResponse> {
   const problems = await Promise.all([storageProblem(volumes), attacherProblem(devices)]);
   return {
@@ -130,7 +130,9 @@ export async function getStorageHealth({
   };
 }
 
-async function storageProblem(volumes: VolumeService): Promise<StorageProblem | undefined> {
+async function storageProblem(
+  volumes: Pick<VolumeService, 'capacity'>,
+): Promise<StorageProblem | undefined> {
   try {
     return spaceProblem(await within(askMs, 'ask the volumedriver', volumes.capacity()));
   } catch (error) {
@@ -151,7 +153,9 @@ export function spaceProblem({ availableBytes, totalBytes }: Capacity): StorageP
   return { status, reason: 'DiskNearlyFull', message };
 }
 
-async function attacherProblem(devices: DeviceService): Promise<StorageProblem | undefined> {
+async function attacherProblem(
+  devices: Pick<DeviceService, 'listDevices'>,
+): Promise<StorageProblem | undefined> {
   try {
     await within(askMs, 'ask the attacher', devices.listDevices());
     return undefined;

@@ -60,7 +60,7 @@ export async function stageVolume(parts: NodeParts, request: StageRequest): Prom
   const volume = await volumes.getVolume(volumeId);
   if (volume.id !== volumeId) throw notFound(volumeId);
   const address = await volumes.getExport({ kind: 'granted', volume: volumeId, generation });
-  const readOnly = address.readOnly || isReadOnlyMode(request.use.accessMode);
+  const readOnly = address.readOnly || isUsedReadOnly(request.use);
   if (request.use.kind === 'block' && !readOnly && volume.formatting !== null) {
     // An interrupted mkfs would be repeated later, over what the user of the block device writes now.
     await volumes.endFormatting(volumeId, generation);
@@ -83,6 +83,14 @@ export async function stageVolume(parts: NodeParts, request: StageRequest): Prom
     fsType,
     targets: record?.targets ?? [],
   });
+}
+
+/** By access mode, or by mount options, such as those of a storage class, whose last word counts (mount(8)). */
+function isUsedReadOnly(use: VolumeUse): boolean {
+  if (isReadOnlyMode(use.accessMode)) return true;
+  if (use.kind === 'block') return false;
+  const options = use.mountFlags.flatMap((flag) => flag.split(','));
+  return options.findLast((option) => option === 'ro' || option === 'rw') === 'ro';
 }
 
 /**

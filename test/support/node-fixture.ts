@@ -97,6 +97,7 @@ export class NodeFixture {
       stateDirectory: join(this.directory, 'state'),
       volumes: this.volumes,
       devices: this.devices,
+      volumesMax: 128,
       logger: silentLogger,
       mountLimits: { mountMs: 20_000, unmountMs: 5_000, lookMs: 2_000 },
       drainLimits: { writeBackMs: 20_000, waitMs: 1_500, endMs: 1_000 },
