@@ -25,6 +25,7 @@ import {
   requireProtection,
   type Endpoint,
 } from './endpoint.ts';
+import { listenWithTls } from './tls/tls-listener.ts';
 
 export interface CallContext {
   /** Aborted when the caller gave up or its deadline passed. */
@@ -204,6 +205,8 @@ function crash(error: AssertionError): void {
   });
 }
 
+const graceMsDefault = 5000;
+
 export interface ListeningServer {
   /** With the port that was chosen when it was 0. */
   readonly endpoint: Endpoint;
@@ -211,25 +214,41 @@ export interface ListeningServer {
   close(graceMs?: number): Promise<void>;
 }
 
-/** INVALID_ARGUMENT beyond loopback without the credentials of TLS; UNAVAILABLE when nobody can listen there. */
-export async function listen(
-  server: Server,
-  endpoint: Endpoint,
-  credentials = ServerCredentials.createInsecure(),
-): Promise<ListeningServer> {
-  requireProtection(endpoint, credentials._isSecure());
+/** On a unix socket, or on loopback without TLS. UNAVAILABLE when nobody can listen there. */
+export async function listen(server: Server, endpoint: Endpoint): Promise<ListeningServer> {
+  requireProtection(endpoint, false);
   if (endpoint.kind === 'unix') await prepareSocket(endpoint.path);
-  const port = await bind(server, endpoint, credentials);
+  const port = await bind(server, endpoint);
   if (endpoint.kind === 'unix') await protectSocket(endpoint.path);
   return {
     endpoint: endpoint.kind === 'unix' ? endpoint : { ...endpoint, port },
-    close: (graceMs = 5000) => shutDown(server, graceMs),
+    close: (graceMs = graceMsDefault) => shutDown(server, graceMs),
   };
 }
 
-function bind(server: Server, endpoint: Endpoint, credentials: ServerCredentials): Promise<number> {
+/** On any address, with TLS. INVALID_ARGUMENT for a unix socket; UNAVAILABLE when nobody can listen there. */
+export async function listenSecurely(
+  server: Server,
+  endpoint: Endpoint,
+  credentials: ServerCredentials,
+): Promise<ListeningServer> {
+  if (endpoint.kind === 'unix') {
+    throw new VolumeError('INVALID_ARGUMENT', 'listen with TLS: it needs tcp:HOST:PORT');
+  }
+  const listener = await listenWithTls(server, endpoint, credentials);
+  return {
+    endpoint: { ...endpoint, port: listener.port },
+    close: async (graceMs = graceMsDefault) => {
+      listener.stop();
+      await shutDown(server, graceMs);
+      listener.destroy();
+    },
+  };
+}
+
+function bind(server: Server, endpoint: Endpoint): Promise<number> {
   return new Promise((resolve, reject) => {
-    server.bindAsync(grpcTarget(endpoint), credentials, (error, port) => {
+    server.bindAsync(grpcTarget(endpoint), ServerCredentials.createInsecure(), (error, port) => {
       if (error === null) resolve(port);
       else
         reject(

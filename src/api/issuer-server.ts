@@ -10,7 +10,12 @@ import { apiPolicy } from './api-policy.ts';
 import { invalidArgument, requireText } from './arguments.ts';
 import type { Endpoint } from './endpoint.ts';
 import * as wire from './generated/issuer.ts';
-import { addService, listen, type CallContext, type ListeningServer } from './grpc-server.ts';
+import {
+  addService,
+  listenSecurely,
+  type CallContext,
+  type ListeningServer,
+} from './grpc-server.ts';
 import type { TlsIdentity } from './tls/identity.ts';
 import { ChangingServerCredentials } from './tls/server-credentials.ts';
 import type { TlsSource } from './tls/tls-source.ts';
@@ -60,7 +65,7 @@ export async function startIssuerServer(options: IssuerServerOptions): Promise<L
       issuer.issue(request, context.signal),
   };
   addService(server, wire.IssuerService, handlers, apiPolicy(logger, { describe: withoutToken }));
-  return await listen(server, endpoint, new ChangingServerCredentials(tls, 'anybody'));
+  return await listenSecurely(server, endpoint, new ChangingServerCredentials(tls, 'anybody'));
 }
 
 function withoutToken(request: unknown): unknown {

@@ -19,6 +19,7 @@ import * as wire from './generated/volumedriver.ts';
 import {
   addService,
   listen,
+  listenSecurely,
   type FinishedCall,
   type ListeningServer,
   type ServiceHandlers,
@@ -69,8 +70,9 @@ export async function startVolumedriverServer(
   };
   const policy = apiPolicy(logger, { observe, authorize: tls && onlyFor(tls.client) });
   addService(server, wire.VolumedriverService, handlers, policy);
-  const credentials = tls && new ChangingServerCredentials(tls.source, 'certificate');
-  return await listen(server, endpoint, credentials);
+  if (tls === undefined) return await listen(server, endpoint);
+  const credentials = new ChangingServerCredentials(tls.source, 'certificate');
+  return await listenSecurely(server, endpoint, credentials);
 }
 
 function volumeHandlers(service: VolumeService) {

@@ -1,8 +1,9 @@
 /** The volumedriver's API over TCP: who gets through, who does not, and what happens while certificates change. */
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { once } from 'node:events';
-import { createServer, type AddressInfo, type Socket } from 'node:net';
+import { connect as connectPlain, createServer, type AddressInfo, type Socket } from 'node:net';
 import { connect, createServer as createTlsServer, type ConnectionOptions } from 'node:tls';
+import { Server } from '@grpc/grpc-js';
 import {
   controller,
   forge,
@@ -14,6 +15,7 @@ import {
   type OwnPem,
   type TestAuthority,
 } from '../../../test/support/certificates.ts';
+import { eventually } from '../../../test/support/eventually.ts';
 import { MemoryVolumeService } from '../../../test/support/memory-volume-service.ts';
 import { describeVolumeService } from '../../../test/support/volume-service-contract.ts';
 import { silentLogger } from '../../base/logger.ts';
@@ -23,6 +25,8 @@ import type { ListeningServer } from '../grpc-server.ts';
 import { VolumedriverClient } from '../volumedriver-client.ts';
 import { startVolumedriverServer } from '../volumedriver-server.ts';
 import { formatIdentity, type TlsIdentity } from './identity.ts';
+import { ChangingServerCredentials } from './server-credentials.ts';
+import { listenWithTls } from './tls-listener.ts';
 import { MaterialCell, type TlsSource } from './tls-source.ts';
 
 const loopback: TcpEndpoint = { kind: 'tcp', host: '127.0.0.1', port: 0 };
@@ -297,6 +301,64 @@ describe('a server is refused', () => {
   });
 });
 
+describe('a listener', () => {
+  const ca = newAuthority();
+
+  test('takes only so many connections, whoever opens them', async () => {
+    const server = new Server();
+    const credentials = new ChangingServerCredentials(goodPair(ca).server, 'certificate');
+    const listener = await listenWithTls(server, loopback, credentials, 3);
+    const sockets: Socket[] = [];
+    const ended: number[] = [];
+    cleanUps.push(() => {
+      for (const socket of sockets) socket.destroy();
+      listener.stop();
+      listener.destroy();
+      server.forceShutdown();
+    });
+    for (let index = 0; index < 6; index++) {
+      const socket = connectPlain(listener.port, loopback.host);
+      sockets.push(socket.on('error', () => undefined));
+      socket.once('close', () => ended.push(index));
+      await once(socket, 'connect');
+    }
+    await eventually(() => {
+      expect(ended.toSorted()).toEqual([3, 4, 5]);
+    });
+    sockets[0]?.destroy();
+    await eventually(async () => {
+      const socket = connectPlain(listener.port, loopback.host);
+      sockets.push(socket.on('error', () => undefined));
+      const closed = once(socket, 'close').then(() => 'closed');
+      const open = new Promise((resolve) => setTimeout(resolve, 200, 'open'));
+      expect(await Promise.race([closed, open])).toBe('open');
+    });
+  });
+
+  test('says which address is taken', async () => {
+    const { server } = goodPair(ca);
+    const endpoint = await serve(server);
+    await expect(
+      startVolumedriverServer({
+        ...{ endpoint, service: new MemoryVolumeService(), logger: silentLogger },
+        tls: { source: server, client: controller },
+      }),
+    ).rejects.toMatchObject({
+      code: 'UNAVAILABLE',
+      message: expect.stringContaining(`listen on tcp:127.0.0.1:${endpoint.port}`),
+    });
+  });
+
+  test('ends with clients connected that say nothing', async () => {
+    const endpoint = await serve(goodPair(ca).server);
+    const socket = connectPlain(endpoint.port, endpoint.host).on('error', () => undefined);
+    await once(socket, 'connect');
+    const closed = once(socket, 'close');
+    await cleanUps.pop()?.();
+    await closed;
+  });
+});
+
 /** The protocol of a connection on which the server has said something; rejects when it is closed before. */
 function handshake(options: ConnectionOptions): Promise<string | null> {
   return new Promise((resolve, reject) => {
@@ -310,17 +372,4 @@ function handshake(options: ConnectionOptions): Promise<string | null> {
       reject(new Error('it was closed'));
     });
   });
-}
-
-async function eventually(action: () => Promise<unknown>): Promise<void> {
-  const giveUpMs = Date.now() + 10_000;
-  for (;;) {
-    try {
-      await action();
-      return;
-    } catch (error) {
-      if (Date.now() > giveUpMs) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 50));
-    }
-  }
 }
