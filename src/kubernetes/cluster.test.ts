@@ -170,6 +170,20 @@ describe('a call', () => {
     expect(items).toHaveLength(1235);
     expect(kube.server.requests).toHaveLength(3);
   });
+
+  test('begins a list anew when its first pages are too old for the next ones', async () => {
+    for (let i = 0; i < 600; i += 1) putNode(kube.server, `many-${i}`);
+    let pages = 0;
+    const lift = kube.server.inject({
+      verb: 'list',
+      when: () => (pages += 1) === 2,
+      answer: { kind: 'status', code: 410, reason: 'Expired' },
+    });
+    const { items } = await kube.cluster.list({ resource: resources.nodes });
+    expect(items).toHaveLength(601);
+    expect(kube.server.requests).toHaveLength(4);
+    lift();
+  });
 });
 
 describe('the configuration', () => {

@@ -36,6 +36,12 @@ export interface ClusterOptions {
   readonly callTimeoutMs?: number;
 }
 
+export interface ObjectList {
+  /** As they came. */
+  readonly items: readonly unknown[];
+  readonly resourceVersion: string;
+}
+
 export interface WatchRequest {
   readonly collection: Collection;
   readonly resourceVersion: string;
@@ -96,10 +102,17 @@ export class Cluster {
   }
 
   /** All objects of the collection, page by page, and the version to watch from. */
-  async list(
-    collection: Collection,
-    signal?: AbortSignal,
-  ): Promise<{ items: unknown[]; resourceVersion: string }> {
+  async list(collection: Collection, signal?: AbortSignal): Promise<ObjectList> {
+    try {
+      return await this.#listOnce(collection, signal);
+    } catch (error) {
+      // Its first pages were too old for the next ones.
+      if (!isKubernetesError(error, 'gone')) throw error;
+      return await this.#listOnce(collection, signal);
+    }
+  }
+
+  async #listOnce(collection: Collection, signal: AbortSignal | undefined): Promise<ObjectList> {
     const items: unknown[] = [];
     let continueFrom = '';
     for (;;) {
@@ -149,6 +162,8 @@ export class Cluster {
         yield readWatchEvent(request, line);
       }
     } catch (error) {
+      // The silent connection may be one that other requests would share.
+      if (silence.signal.aborted) this.#connection.renewPool();
       throw this.#failure(request, error);
     } finally {
       silence.stop();
@@ -213,9 +228,10 @@ export class Cluster {
     this.#connection.renewPool();
     const what = `${describeRequest(request)} from ${this.server}`;
     if (error instanceof Error && error.name === 'TimeoutError') {
-      return new KubernetesError('unavailable', `${what}: no answer in time`, { cause: error });
+      return new KubernetesError('unavailable', `${what}: no answer in time`);
     }
-    return new KubernetesError('unavailable', `${what}: ${describeError(error)}`, { cause: error });
+    // With all its causes: "fetch failed" alone tells nothing.
+    return new KubernetesError('unavailable', `${what}: ${describeError(error)}`);
   }
 
   async #track<Value>(work: Promise<Value>): Promise<Value> {

@@ -53,7 +53,6 @@ export function loadConfiguration(env: Environment, kubeconfig: string | undefin
     throw new KubernetesError(
       'misconfigured',
       `load the cluster configuration from ${source}: ${describeError(error)}`,
-      { cause: error },
     );
   }
   if (config.getCurrentCluster() === null) {

@@ -1,11 +1,11 @@
 /**
- * An API server over HTTP for the few resources that this product uses, with the bad days of a real one: it can be
+ * An API server over HTTP, or HTTP/2 with a certificate, for the few resources that this product uses, with the bad days of a real one: it can be
  * stopped and started on the same port, refuse, fail, hang, be slow, fall silent under a watch, cut connections, and
  * forget old versions. What it sends was compared with a kube-apiserver's answers.
  */
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import { createServer as createTlsServer } from 'node:https';
-import type { AddressInfo, Socket } from 'node:net';
+import { createServer, type IncomingMessage } from 'node:http';
+import { createSecureServer, type Http2ServerRequest } from 'node:http2';
+import type { AddressInfo, Server as NetServer, Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
 import {
   kinds,
@@ -30,6 +30,7 @@ export interface SeenRequest {
   readonly url: string;
   readonly userAgent: string | undefined;
   readonly authorization: string | undefined;
+  readonly httpVersion: string;
 }
 
 /** What the server answers instead of the right thing. */
@@ -37,6 +38,8 @@ export interface Fault {
   /** Absent: any. */
   readonly verb?: string;
   readonly plural?: string;
+  /** Asked for each request that fits. */
+  readonly when?: () => boolean;
   /** How many requests it hits; absent: all until it is lifted. */
   readonly times?: number;
   readonly answer:
@@ -56,6 +59,21 @@ export interface Fault {
 export interface Certificate {
   readonly key: string;
   readonly cert: string;
+}
+
+type Request = IncomingMessage | Http2ServerRequest;
+
+/** What an answer of HTTP and one of HTTP/2 have in common. */
+interface Response {
+  setHeader(name: string, value: string): unknown;
+  writeHead(code: number, headers?: Readonly<Record<string, string>>): unknown;
+  /** HTTP/2 sends the head at once. */
+  flushHeaders?(): void;
+  write(data: string | Uint8Array): unknown;
+  end(data: string): unknown;
+  destroy(): unknown;
+  on(event: 'error', listener: () => void): unknown;
+  once(event: 'close', listener: () => void): unknown;
 }
 
 interface Place {
@@ -78,7 +96,7 @@ export class KubeApiServer {
   readonly #faults = new Set<{ fault: Fault; left: number }>();
   readonly #sockets = new Set<Socket>();
   readonly #watches = new Set<Watch>();
-  #server: Server | undefined;
+  #server: NetServer | undefined;
   #port = 0;
   #connections = 0;
 
@@ -126,13 +144,13 @@ export class KubeApiServer {
   /** On the same port as before; objects and versions are kept. */
   async restart(): Promise<void> {
     await this.stop();
-    const onRequest = (request: IncomingMessage, response: ServerResponse): void => {
+    const onRequest = (request: Request, response: Response): void => {
       void this.#handle(request, response);
     };
     const server =
       this.#certificate === undefined
         ? createServer(onRequest)
-        : createTlsServer(this.#certificate, onRequest);
+        : createSecureServer({ ...this.#certificate, allowHTTP1: true }, onRequest);
     server.on('connection', (socket: Socket) => {
       this.#connections += 1;
       this.#sockets.add(socket);
@@ -178,7 +196,7 @@ export class KubeApiServer {
     return () => void this.#faults.delete(entry);
   }
 
-  async #handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  async #handle(request: Request, response: Response): Promise<void> {
     response.on('error', () => undefined);
     try {
       const url = new URL(request.url ?? '', this.url);
@@ -190,6 +208,7 @@ export class KubeApiServer {
         url: request.url ?? '',
         userAgent: request.headers['user-agent'],
         authorization: request.headers.authorization,
+        httpVersion: request.httpVersion,
       });
       if (await this.#fail(verb, place.plural, response)) return;
       const body = await text(request);
@@ -219,11 +238,11 @@ export class KubeApiServer {
   }
 
   /** Applies the first fault that fits. Resolves with whether that was the answer. */
-  async #fail(verb: string, plural: string, response: ServerResponse): Promise<boolean> {
+  async #fail(verb: string, plural: string, response: Response): Promise<boolean> {
     for (const entry of this.#faults) {
       const { fault } = entry;
       if ((fault.verb ?? verb) !== verb || (fault.plural ?? plural) !== plural) continue;
-      if (entry.left <= 0) continue;
+      if (entry.left <= 0 || fault.when?.() === false) continue;
       entry.left -= 1;
       const { answer } = fault;
       switch (answer.kind) {
@@ -233,7 +252,8 @@ export class KubeApiServer {
           throw new StatusError(code, reason, `${plural}: ${reason} (a planned fault)`);
         }
         case 'raw':
-          response.writeHead(answer.code).end(answer.body);
+          response.writeHead(answer.code);
+          response.end(answer.body);
           return true;
         case 'hang':
           return true;
@@ -264,11 +284,11 @@ export class KubeApiServer {
     };
   }
 
-  #watch(url: URL, place: Place, response: ServerResponse): void {
+  #watch(url: URL, place: Place, response: Response): void {
     const filter = filterOf(url, place);
     const changes = this.store.since(Number(url.searchParams.get('resourceVersion')));
     response.writeHead(200, { 'Content-Type': 'application/json' });
-    response.flushHeaders();
+    response.flushHeaders?.();
     const watch = new Watch(response, filter);
     this.#watches.add(watch);
     const unsubscribe = this.store.onChange((change) => watch.send(change));
@@ -304,11 +324,11 @@ export class KubeApiServer {
 }
 
 class Watch {
-  readonly response: ServerResponse;
+  readonly response: Response;
   silent = false;
   readonly #filter: Filter;
 
-  constructor(response: ServerResponse, filter: Filter) {
+  constructor(response: Response, filter: Filter) {
     this.response = response;
     this.#filter = filter;
   }
@@ -328,7 +348,7 @@ class Watch {
   }
 
   end(): void {
-    if (!this.silent) this.response.end();
+    if (!this.silent) this.response.end('');
   }
 
   close(): void {
@@ -369,14 +389,12 @@ function filterOf(url: URL, { plural, namespace }: Place): Filter {
   };
 }
 
-function send(response: ServerResponse, code: number, body: object): void {
-  response.writeHead(code, { 'Content-Type': 'application/json' }).end(JSON.stringify(body));
+function send(response: Response, code: number, body: object): void {
+  response.writeHead(code, { 'Content-Type': 'application/json' });
+  response.end(JSON.stringify(body));
 }
 
-function sendStatus(
-  response: ServerResponse,
-  { code, reason, message, details }: StatusError,
-): void {
+function sendStatus(response: Response, { code, reason, message, details }: StatusError): void {
   const status = { kind: 'Status', apiVersion: 'v1', metadata: {}, status: 'Failure' };
   send(response, code, { ...status, message, reason, details, code });
 }
