@@ -50,8 +50,9 @@ describe('registering', () => {
   });
 
   test('waits for a pod’s address, and for a volumedriver that still starts', async () => {
-    const n2 = cluster.addNode('n2', 'bb');
+    const n2 = cluster.addNode('n2', 'bb', { running: false });
     cluster.replacePod(n2, null);
+    n2.running = true;
     await cluster.clock.advance(6_000);
     expect(await volumedrivers.nodesToRegister()).toEqual(['n2']);
     n2.volumes.ready = false;
@@ -83,6 +84,19 @@ describe('registering', () => {
       ...{ backendId: 'cc', nodeId: 'n3', shared: false, forgotten: false },
     });
     expect(typeof (await other.ofBackend('cc'))).toBe('object');
+  });
+
+  test('of a node that is down was done before: a new controller does not wait for it', async () => {
+    await volumedrivers.list();
+    n1.running = false;
+    const late = openOne();
+    await cluster.clock.advance(10_000);
+    expect(await late.list()).toHaveLength(1);
+    expect(await late.nodesToRegister()).toEqual([]);
+    expect(await late.ofBackend('zz')).toBe('unknown');
+    n1.running = true;
+    await cluster.clock.advance(6_000);
+    expect(await ask(await late.ofBackend('aa'))).toBe('aa');
   });
 
   test('of a node that calls itself differently is refused', async () => {

@@ -115,9 +115,7 @@ export class KubernetesVolumedrivers implements Volumedrivers {
       throw new VolumeError('UNAVAILABLE', 'find volumedrivers: their pods are not known yet');
     }
     const nodes = pods.list().map((pod) => pod.nodeId);
-    return await Promise.resolve(
-      nodes.filter((node) => !this.#isRegistered(this.#links.get(node))),
-    );
+    return await Promise.resolve(nodes.filter((nodeId) => !this.#isRegistered(nodeId)));
   }
 
   /** Backends as they were last known. */
@@ -133,8 +131,11 @@ export class KubernetesVolumedrivers implements Volumedrivers {
     return link?.told?.backendId === backendId && link.failure === undefined;
   }
 
-  #isRegistered(link: VolumedriverLink | undefined): boolean {
-    return link?.told !== undefined && this.#registered.has(link.told.backendId);
+  /** Whether what the node's volumedriver has is registered; while it says nothing, that is what was there before. */
+  #isRegistered(nodeId: string): boolean {
+    const told = this.#links.get(nodeId)?.told;
+    if (told !== undefined) return this.#registered.has(told.backendId);
+    return [...this.#registered.values()].some((one) => one.nodeId === nodeId);
   }
 
   #volumedriver({ backendId, nodeId, shared }: Registration): Volumedriver {
@@ -184,7 +185,9 @@ export class KubernetesVolumedrivers implements Volumedrivers {
       await this.#refresh(keepMs).catch((error: unknown) => {
         this.#logger.warn('registered backends are not known yet', { error });
       });
-      const unknown = [...this.#links.values()].filter((link) => !this.#isRegistered(link));
+      const unknown = [...this.#links.values()].filter(
+        ({ told, place }) => told === undefined || !this.#isRegistered(place.nodeId),
+      );
       await Promise.all(unknown.map((link) => this.#tryAsking(link)));
       await this.#options.clock.sleep(askAgainMs, signal).catch(() => undefined); // stopped: the loop ends
     }
