@@ -192,7 +192,7 @@ shut_down() {
   # A raw block volume has no file system that unmounting would have written back.
   timeout 60 sync
   echo "volumes are unmounted at $SECONDS s"
-  end_containers agents 30
+  end_containers agents 45
   end_service containerd 10
   pkill -KILL -f containerd-shim
   sleep 0.2

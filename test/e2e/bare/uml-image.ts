@@ -39,7 +39,7 @@ export interface UmlImageOptions {
 export async function umlDiskImage(options: UmlImageOptions): Promise<string> {
   const { cacheDirectory, images, programs, cniPlugins } = options;
   await mkdir(cacheDirectory, { recursive: true });
-  const digest = await digestOf([...images, ...programs, ...cniPlugins]);
+  const digest = await digestOf(images, [...programs, ...cniPlugins]);
   const path = join(cacheDirectory, `disk-${digest}.ext4`);
   if (await exists(path)) {
     // The newest is what was asked for last.
@@ -220,13 +220,17 @@ async function disksIn(cacheDirectory: string): Promise<string[]> {
   return disks.toSorted((a, b) => b.atimeMs - a.atimeMs).map(({ path }) => path);
 }
 
-async function digestOf(paths: readonly string[]): Promise<string> {
-  const digest = createHash('sha256');
-  digest.update(String(sizeBytes));
-  for (const path of paths) {
+async function digestOf(images: readonly string[], files: readonly string[]): Promise<string> {
+  const digest = createHash('sha256').update(String(sizeBytes));
+  for (const image of images) {
+    // An archive's index has the digests of all that is in it, and the archive itself when it was made.
+    const options = { timeoutMs: commandMs };
+    digest.update((await runCommand('tar', ['-xOf', image, 'index.json'], options)).stdout);
+  }
+  for (const path of files) {
     const one = createHash('sha256');
     await pipeline(createReadStream(path), one);
-    digest.update(one.digest());
+    digest.update(basename(path)).update(one.digest());
   }
   return digest.digest('hex').slice(0, 16);
 }
