@@ -181,3 +181,27 @@ test(
   },
   limitMs,
 );
+
+test(
+  'a volumedriver serves its node while the port for controllers is taken',
+  async () => {
+    const other = createServer((socket) => socket.destroy()).listen(ports.remote, host);
+    await once(other, 'listening');
+    const own = issueTo(ca, volumedriver('n1'));
+    await writeFile(path('own.crt'), own.certificatePem);
+    await writeFile(path('own.key'), own.keyPem);
+    try {
+      const running = await open(['--tls-cert', path('own.crt'), '--tls-key', path('own.key')]);
+      await running.volumes.createVolume({ name: 'v', sizeBytes: 4096 });
+      const { status, text } = await read('readyz');
+      expect(status).toBe(503);
+      expect(text).toMatch(/^controllers cannot connect: listen on tcp:.*EADDRINUSE/);
+    } finally {
+      other.close();
+      await once(other, 'close');
+    }
+    await eventually(() => controllerClient().info());
+    expect((await read('readyz')).status).toBe(200);
+  },
+  limitMs,
+);
