@@ -112,6 +112,17 @@ describe('authorities', () => {
     await clientOf(await serve(server), client).info();
   });
 
+  test('of one name are told apart while both are trusted', async () => {
+    const [old, next] = [newAuthority(), newAuthority()];
+    for (const trust of [
+      old.certificatePem + next.certificatePem,
+      next.certificatePem + old.certificatePem,
+    ]) {
+      const server = sourceOf(trust, issueTo(old, volumedriver('n1')));
+      await clientOf(await serve(server), sourceOf(trust, issueTo(next, controller))).info();
+    }
+  });
+
   test('below another one work when that is trusted', async () => {
     const root = newAuthority({ name: 'root' });
     const ca = newAuthority({ name: 'intermediate', parent: root });
