@@ -328,3 +328,24 @@ describe('ListSnapshots', () => {
     unknown('sourceVolumeId', 'OK'),
   ]);
 });
+
+describe('ControllerGetVolumeHealth', () => {
+  const valid = { volumeId: '<volume>', secrets };
+  checkRows(
+    { service: 'controller', name: 'controllerGetVolumeHealth', calls: () => calls },
+    valid,
+    [missing('volumeId'), tooLong('volumeId'), unknown('volumeId', 'NOT_FOUND')],
+  );
+});
+
+describe('ControllerListVolumeHealth', () => {
+  const valid = { maxEntries: 0, startingToken: '', secrets };
+  checkRows(
+    { service: 'controller', name: 'controllerListVolumeHealth', calls: () => calls },
+    valid,
+    [
+      invalid('a negative number of entries', { maxEntries: -1 }),
+      { name: 'a token of nobody', fields: { startingToken: 'x' }, code: 'ABORTED' },
+    ],
+  );
+});

@@ -132,29 +132,20 @@ describe('NodeExpandVolume', () => {
   ]);
 });
 
-describe('RPCs that are not offered', () => {
-  test.each([
-    { service: 'controller', rpc: 'controllerModifyVolume' },
-    { service: 'controller', rpc: 'controllerGetVolumeHealth' },
-    { service: 'controller', rpc: 'controllerListVolumeHealth' },
-    { service: 'node', rpc: 'nodeGetVolumeHealth' },
-    { service: 'node', rpc: 'nodeGetStorageHealth' },
-  ] as const)('$rpc: UNIMPLEMENTED', async ({ service, rpc }) => {
-    const message = {
-      volumeId: calls.volumeId,
-      secrets,
-      mutableParameters: {},
-      maxEntries: 0,
-      startingToken: '',
-    };
-    expect(await calls.codeOf(service, rpc, message)).toMatchObject({ code: 'UNIMPLEMENTED' });
-  });
+describe('NodeGetVolumeHealth', () => {
+  const valid = { volumeId: '<volume>', volumePublishPath: '', stagingTargetPath: '' };
+  checkRows({ service: 'node', name: 'nodeGetVolumeHealth', calls: () => calls }, valid, [
+    missing('volumeId'),
+    tooLong('volumeId'),
+    unknown('volumeId', 'NOT_FOUND'),
+    { name: 'a name in place of an id', fields: { volumeId: 'taken' }, code: 'NOT_FOUND' },
+    { name: 'a volume that is not staged', fields: {}, code: 'OK' },
+  ]);
 });
 
-test('what asks nothing answers', async () => {
-  expect(await calls.codeOf('controller', 'controllerGetCapabilities', {})).toMatchObject({
-    code: 'OK',
+test('controllerModifyVolume is not offered: UNIMPLEMENTED', async () => {
+  const message = { volumeId: calls.volumeId, secrets, mutableParameters: {} };
+  expect(await calls.codeOf('controller', 'controllerModifyVolume', message)).toMatchObject({
+    code: 'UNIMPLEMENTED',
   });
-  expect(await calls.codeOf('node', 'nodeGetCapabilities', {})).toMatchObject({ code: 'OK' });
-  expect(await calls.codeOf('node', 'nodeGetInfo', {})).toMatchObject({ code: 'OK' });
 });
