@@ -88,6 +88,7 @@ setpriv --pdeathsig KILL -- "$@" &
 trap 'kill $!' TERM
 wait
 wait
+sync -f "$disk"
 fstrim "$disk"
 umount "$disk"
 `;
