@@ -1,5 +1,13 @@
 /** What our gRPC clients share: how they connect, and calls as promises with a deadline and our errors. */
-import { Client, credentials, Metadata, type ChannelOptions } from '@grpc/grpc-js';
+import {
+  Client,
+  connectivityState,
+  credentials,
+  Metadata,
+  status,
+  type ChannelOptions,
+  type ServiceError,
+} from '@grpc/grpc-js';
 import { VolumeError } from '../volumes/errors.ts';
 import { formatEndpoint, grpcTarget, requireProtection, type Endpoint } from './endpoint.ts';
 import { fromApiStatus } from './status.ts';
@@ -32,45 +40,99 @@ export interface UnaryMethod<Request, Response> {
   readonly responseDeserialize: (bytes: Buffer) => Response;
 }
 
+/** A channel and the calls on it. */
+interface Connection {
+  readonly client: Client;
+  calls: number;
+}
+
 /** One peer and the connection to it, which is made when it is needed. */
 export class GrpcPeer {
-  readonly #client: Client;
   readonly #name: string;
+  readonly #open: () => Client;
+  readonly #isRemote: boolean;
+  #current: Connection;
+  #closed = false;
 
   /** `role` names the peer in errors, as in "the volumedriver". INVALID_ARGUMENT beyond loopback without `tls`. */
   constructor(role: string, endpoint: Endpoint, tls?: PeerTls) {
     requireProtection(endpoint, tls !== undefined);
-    this.#client =
-      tls === undefined
-        ? new Client(grpcTarget(endpoint), credentials.createInsecure(), clientOptions)
-        : new Client(grpcTarget(endpoint), new PeerCredentials(tls), remoteOptions);
+    const target = grpcTarget(endpoint);
     this.#name = `${role} at ${formatEndpoint(endpoint)}`;
+    this.#isRemote = tls !== undefined;
+    this.#open = () =>
+      tls === undefined
+        ? new Client(target, credentials.createInsecure(), clientOptions)
+        : new Client(target, new PeerCredentials(tls), remoteOptions);
+    this.#current = { client: this.#open(), calls: 0 };
   }
 
   close(): void {
-    this.#client.close();
+    this.#closed = true;
+    this.#current.client.close();
   }
 
   /** Makes one call. Rejects with the service's VolumeError, or UNAVAILABLE when it doesn't answer in time. */
-  call<Request, Response>(
+  async call<Request, Response>(
     method: UnaryMethod<Request, Response>,
     request: Request,
     timeoutMs: number,
   ): Promise<Response> {
-    return new Promise((resolve, reject) => {
-      this.#client.makeUnaryRequest(
-        method.path,
-        method.requestSerialize,
-        method.responseDeserialize,
-        request,
-        new Metadata(),
-        { deadline: Date.now() + timeoutMs },
-        (error, response) => {
-          if (error !== null) reject(fromApiStatus(error, this.#name));
-          else if (response !== undefined) resolve(response);
-          else reject(new VolumeError('PROTOCOL_ERROR', `call ${this.#name}: it answered nothing`));
-        },
-      );
-    });
+    const connection = this.#current;
+    connection.calls += 1;
+    try {
+      const response = await callOnce(connection.client, method, request, timeoutMs);
+      if (response !== undefined) return response;
+    } catch (error) {
+      if (!isServiceError(error)) throw error;
+      if (error.code === status.DEADLINE_EXCEEDED) this.#giveUp(connection);
+      throw fromApiStatus(error, this.#name);
+    } finally {
+      connection.calls -= 1;
+      this.#endIfUnused(connection);
+    }
+    throw new VolumeError('PROTOCOL_ERROR', `call ${this.#name}: it answered nothing`);
   }
+
+  /**
+   * The next call makes a connection of its own when this one has not come about: to a machine that was switched off, the
+   * kernel tries for two minutes, less and less often, and would find it late when it is back.
+   */
+  #giveUp(connection: Connection): void {
+    if (!this.#isRemote || this.#closed || connection !== this.#current) return;
+    const state = connection.client.getChannel().getConnectivityState(false);
+    if (state === connectivityState.READY) return;
+    this.#current = { client: this.#open(), calls: 0 };
+  }
+
+  #endIfUnused(connection: Connection): void {
+    if (connection !== this.#current && connection.calls === 0) connection.client.close();
+  }
+}
+
+/** Rejects with gRPC's own error. */
+function callOnce<Request, Response>(
+  client: Client,
+  method: UnaryMethod<Request, Response>,
+  request: Request,
+  timeoutMs: number,
+): Promise<Response | undefined> {
+  return new Promise((resolve, reject) => {
+    client.makeUnaryRequest(
+      method.path,
+      method.requestSerialize,
+      method.responseDeserialize,
+      request,
+      new Metadata(),
+      { deadline: Date.now() + timeoutMs },
+      (error, response) => {
+        if (error === null) resolve(response);
+        else reject(error);
+      },
+    );
+  });
+}
+
+function isServiceError(error: unknown): error is ServiceError {
+  return typeof error === 'object' && error !== null && 'code' in error && 'metadata' in error;
 }

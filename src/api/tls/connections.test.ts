@@ -312,6 +312,33 @@ describe('a server is refused', () => {
   });
 });
 
+test('a server that was silent is reached at once when it is back', async () => {
+  const { server: source, client } = goodPair();
+  const sockets: Socket[] = [];
+  const silent = createServer((socket) => sockets.push(socket.on('error', () => undefined)));
+  silent.listen(0, loopback.host);
+  await once(silent, 'listening');
+  const endpoint = { ...loopback, port: (silent.address() as AddressInfo).port };
+  const caller = new VolumedriverClient(endpoint, {
+    tls: { source: client, expect: volumedriver('n1') },
+    timeoutMs: 500,
+  });
+  cleanUps.push(() => {
+    for (const socket of sockets) socket.destroy();
+    caller.close();
+  });
+  const early = [caller.info(), caller.info()];
+  for (const call of early) await expect(call).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+  // Its old connections stay as they are: nobody says that they are of no use any more.
+  silent.close();
+  const server = await startVolumedriverServer({
+    ...{ endpoint, service: new MemoryVolumeService(), logger: silentLogger },
+    tls: { source, client: controller },
+  });
+  cleanUps.push(() => server.close(200));
+  expect((await caller.info()).ready).toBe(true);
+});
+
 describe('a listener', () => {
   const ca = newAuthority();
 
