@@ -122,6 +122,7 @@ function serialOf(issued: OwnCertificate): string {
 
 describe('a certificate', () => {
   test('is obtained, and kept for its owner alone', async () => {
+    await mkdir(join(directory, 'tls'), { mode: 0o755 });
     await theIssuer().start();
     const issued = await openGood();
     expect(theIssuer().asked).toBe(1);
