@@ -1,39 +1,33 @@
-/** The API server at a port of the machine's loopback, through the socket at which the service forwarder serves it. */
-import { createServer, connect, type AddressInfo, type Socket } from 'node:net';
-import { request } from 'node:https';
+/**
+ * The API server at a port of the machine's loopback, through the socket at which the service forwarder serves it. A
+ * thread of its own forwards, so that nobody who waits for kubectl or helm without letting others run waits for ever.
+ */
 import { readFile } from 'node:fs/promises';
+import { request } from 'node:https';
+import { Worker } from 'node:worker_threads';
+import { within } from '../support/waiting.ts';
 import type { CertificateFiles } from './certificates.ts';
+
+const startLimitMs = 20_000;
 
 export interface ApiForward {
   readonly url: string;
-  close(): void;
+  close(): Promise<void>;
 }
 
 export async function forwardApi(socketPath: string): Promise<ApiForward> {
-  const clients = new Set<Socket>();
-  const server = createServer((client) => {
-    const upstream = connect(socketPath);
-    clients.add(client);
-    client.once('close', () => clients.delete(client));
-    for (const [from, to] of [
-      [client, upstream],
-      [upstream, client],
-    ] as const) {
-      from.on('error', () => to.destroy());
-      from.once('close', () => to.destroy());
-      from.pipe(to);
-    }
+  const worker = new Worker(new URL('./api-forward-worker.ts', import.meta.url), {
+    workerData: socketPath,
   });
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(0, '127.0.0.1', resolve);
+  const listening = new Promise<number>((resolve, reject) => {
+    worker.once('message', resolve);
+    worker.once('error', reject);
   });
-  const { port } = server.address() as AddressInfo;
+  const port = await within('the API server is forwarded', startLimitMs, listening);
   return {
     url: `https://127.0.0.1:${port}`,
-    close: () => {
-      server.close();
-      for (const client of clients) client.destroy();
+    close: async () => {
+      await worker.terminate();
     },
   };
 }

@@ -1,10 +1,11 @@
 /** External programs of the bare provider: short ones that are waited for, and daemons with a log. */
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
 import { runCommand } from '../../../src/base/command.ts';
-import { delay, within } from '../support/waiting.ts';
+import { delay } from '../support/waiting.ts';
 
 const shortLimitMs = 30_000;
+const killMs = 20_000;
 
 /** Resolves with standard output; rejects with standard error in the message. */
 export async function run(
@@ -24,17 +25,12 @@ export class Daemon {
   readonly name: string;
   readonly #command: readonly string[];
   readonly #log: string;
-  #child: ChildProcess | undefined;
-  #ended: Promise<void> = Promise.resolve();
+  #group: number | undefined;
 
   constructor(name: string, command: readonly string[], logDirectory: string) {
     this.name = name;
     this.#command = command;
     this.#log = `${logDirectory}/${name}.log`;
-  }
-
-  get pid(): number | undefined {
-    return this.#child?.pid;
   }
 
   /** Why it ended, or undefined while it runs. */
@@ -45,39 +41,33 @@ export class Daemon {
     const log = openSync(this.#log, 'a');
     const child = spawn(program, args, { detached: true, stdio: ['ignore', log, log], cwd: '/' });
     closeSync(log);
-    this.#child = child;
+    this.#group = child.pid;
     this.ending = undefined;
-    this.#ended = new Promise((resolve) => {
-      const end = (why: string): void => {
-        this.ending ??= why;
-        this.#child = undefined;
-        resolve();
-      };
-      child.once('error', (error) => end(error.message));
-      child.once('exit', (code, signal) => end(`it ended with ${code ?? signal ?? 'nothing'}`));
-    });
+    const end = (why: string): void => {
+      if (this.#group === child.pid) this.ending ??= why;
+    };
+    child.once('error', (error) => end(error.message));
+    child.once('exit', (code, signal) => end(`it ended with ${code ?? signal ?? 'nothing'}`));
   }
 
-  /** SIGTERM, and SIGKILL after the grace. Resolves when it is gone; content when it is not there. */
+  /** SIGTERM, and SIGKILL after the grace. Resolves when all of it is gone; content when it is not there. */
   async stop(graceMs = 15_000): Promise<void> {
-    this.#signal('SIGTERM');
-    if (await endsWithin(this.#ended, graceMs)) return;
-    await this.kill();
-  }
-
-  async kill(): Promise<void> {
-    this.#signal('SIGKILL');
-    await within(`${this.name} ends after SIGKILL`, 20_000, this.#ended);
-  }
-
-  #signal(signal: NodeJS.Signals): void {
-    const pid = this.#child?.pid;
-    if (pid === undefined) return;
-    try {
-      process.kill(-pid, signal);
-    } catch {
-      // It has just ended.
+    if (!(await this.#ends('SIGTERM', graceMs)) && !(await this.#ends('SIGKILL', killMs))) {
+      throw new Error(`${this.name} does not end`);
     }
+  }
+
+  /** The whole group, since what was started may be the child of what led the way into a namespace. */
+  async #ends(signal: NodeJS.Signals, limitMs: number): Promise<boolean> {
+    const group = this.#group;
+    if (group === undefined) return true;
+    const deadline = performance.now() + limitMs;
+    if (!signalGroup(group, signal)) return true;
+    while (signalGroup(group, 0)) {
+      if (performance.now() > deadline) return false;
+      await delay(50);
+    }
+    return true;
   }
 
   /** Until `probe` says true. Rejects at once when the daemon ends, and after the limit. */
@@ -94,14 +84,11 @@ export class Daemon {
   }
 }
 
-async function endsWithin(ended: Promise<void>, limitMs: number): Promise<boolean> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<boolean>((resolve) => {
-    timer = setTimeout(resolve, limitMs, false);
-  });
+/** Whether there was anybody to hear it. */
+function signalGroup(group: number, signal: NodeJS.Signals | 0): boolean {
   try {
-    return await Promise.race([ended.then(() => true), late]);
-  } finally {
-    clearTimeout(timer);
+    return process.kill(-group, signal);
+  } catch {
+    return false;
   }
 }

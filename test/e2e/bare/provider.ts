@@ -6,6 +6,7 @@ import { constants } from 'node:fs';
 import { access, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { buildTools } from '../tools/build.ts';
+import { until } from '../support/waiting.ts';
 import type {
   ClusterNode,
   Provider,
@@ -122,6 +123,9 @@ class BareCluster implements Provider {
     await this.#controlPlane.start();
     const names = this.#options.nodes === 'all' ? ['n1', 'n2'] : ['n1'];
     await Promise.all(names.map((name) => untilNodeReady(name, (path) => api.get(path))));
+    const account = '/api/v1/namespaces/default/serviceaccounts/default';
+    // Before the controllers have made it, no pod can be.
+    await until('there is a service account for pods', () => api.get(account));
   }
 
   /** Makes the API server reachable from outside of the sandbox, and services within. */
@@ -184,7 +188,7 @@ class BareCluster implements Provider {
     const { logger } = this.#options;
     await this.#umlNode?.stop().catch((error: unknown) => logger(`n2: ${String(error)}`));
     await this.#sandbox.close(logger);
-    this.#api?.close();
+    await this.#api?.close();
   }
 }
 

@@ -1,5 +1,5 @@
 /** What a sandbox uses of the kernel that belongs to no namespace: control groups and loop devices. */
-import { mkdir, readFile, readdir, readlink, rmdir, stat } from 'node:fs/promises';
+import { mkdir, readdir, rmdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { delay } from '../support/waiting.ts';
 import { run } from './commands.ts';
@@ -44,39 +44,22 @@ async function removeTree(folder: string): Promise<void> {
 }
 
 /**
- * Loop devices on a file of a file system that is mounted nowhere any more, in any namespace: only a file system that
- * lives in a process (FUSE) and whose process was killed goes on existing like that, and only for the loop device.
+ * Loop devices whose file is mounted nowhere any more, in any namespace: only a file that is a mount point itself, and
+ * whose file system lived in a process that was killed (FUSE), goes on existing like that, for the loop device alone.
  */
 export async function detachOrphanedLoops(): Promise<void> {
-  const printed = await run(['losetup', '--list', '--json', '--output', 'NAME,BACK-MAJ:MIN']);
-  for (const name of orphanedLoops(printed, await allMountInfo())) {
+  const printed = await run(['losetup', '--list', '--json', '--output', 'NAME,BACK-FILE']);
+  for (const name of orphanedLoops(printed)) {
     await run(['losetup', '--detach', name], { acceptFailure: true });
   }
 }
 
-/** Their names, from what `losetup --list --json` printed (nothing, when there is none), and mountinfo files one after the other. */
-export function orphanedLoops(printed: string, mountInfo: string): string[] {
+/** Their names, from what `losetup --list --json` printed: nothing, when there is no loop device. */
+export function orphanedLoops(printed: string): string[] {
   if (printed.trim() === '') return [];
   const { loopdevices } = JSON.parse(printed) as {
-    loopdevices: { name: string; 'back-maj:min': string | null }[];
+    loopdevices: { name: string; 'back-file': string | null }[];
   };
-  const mounted = new Set(mountInfo.split('\n').map((line) => line.split(' ')[2]));
-  return loopdevices.flatMap(({ name, 'back-maj:min': raw }) => {
-    const device = (raw ?? '').replaceAll(' ', '');
-    // File systems without a device of their own have the major number 0.
-    return device.startsWith('0:') && !mounted.has(device) ? [name] : [];
-  });
-}
-
-async function allMountInfo(): Promise<string> {
-  const namespaces = new Map<string, string>();
-  for (const pid of await readdir('/proc')) {
-    if (!/^\d+$/.test(pid)) continue;
-    const namespace = await readlink(`/proc/${pid}/ns/mnt`).catch(() => undefined);
-    if (namespace !== undefined && !namespaces.has(namespace)) namespaces.set(namespace, pid);
-  }
-  const files = [...namespaces.values()].map((pid) =>
-    readFile(`/proc/${pid}/mountinfo`, 'utf8').catch(() => ''),
-  );
-  return (await Promise.all(files)).join('\n');
+  // A mount point that has been unmounted has lost the way to it.
+  return loopdevices.flatMap(({ name, 'back-file': file }) => (file === '/' ? [name] : []));
 }

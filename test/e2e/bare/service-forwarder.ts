@@ -109,11 +109,11 @@ class ServiceForwarder {
   }
 }
 
-/** To the first of them that takes it; none: the connection is refused, as far as that is still possible. */
+/** To the first of them that takes it. When none does, the connection is closed. */
 function forward(client: Socket, [target, ...others]: readonly (Target | undefined)[]): void {
   client.on('error', () => client.destroy());
   if (target === undefined) {
-    client.resetAndDestroy();
+    client.destroy();
     return;
   }
   const server = connect({ ...target, allowHalfOpen: true });
@@ -126,7 +126,8 @@ function forward(client: Socket, [target, ...others]: readonly (Target | undefin
   server.once('connect', () => {
     server.off('error', failed);
     server.setTimeout(0);
-    join(client, server);
+    if (client.destroyed) server.destroy();
+    else join(client, server);
   });
 }
 
