@@ -175,9 +175,12 @@ describe('CreateVolume', () => {
       code: 'OUT_OF_SPACE',
       message: expect.stringContaining('n9'),
     });
-    const n9 = cluster.addNode('n9', '99');
-    n9.running = false;
+    const request = GetCapacityRequest.fromPartial({ accessibleTopology: at('n9') });
+    expect((await controller.getCapacity(request, context)).maximumVolumeSize).toBe(0);
+    const n9 = cluster.addNode('n9', '99', { running: false });
     await expect(create('data', on(['n9']))).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    const capacity = controller.getCapacity(request, context);
+    await expect(capacity).rejects.toMatchObject({ code: 'UNAVAILABLE' });
     n9.running = true;
     await cluster.clock.advance(6_000);
     expect(nodeOf(await create('data', on(['n9'])))).toBe('n9');

@@ -3,7 +3,8 @@ import type { Topology, TopologyRequirement } from '../api/generated/csi.ts';
 import { topologyKey } from '../csi/volume-capability.ts';
 import type { Volumedriver } from './volumedrivers.ts';
 
-type Reach = Pick<Volumedriver, 'nodeId' | 'shared'>;
+/** From where a backend is reached. */
+export type Reach = Pick<Volumedriver, 'nodeId' | 'shared'>;
 
 /** Empty: everywhere. */
 export function accessibleTopology(driverName: string, volumedriver: Reach): Topology[] {
