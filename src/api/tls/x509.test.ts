@@ -1,5 +1,10 @@
 import { describe, expect, test } from '@jest/globals';
-import { createPublicKey, generateKeyPairSync, X509Certificate } from 'node:crypto';
+import {
+  createPrivateKey,
+  createPublicKey,
+  generateKeyPairSync,
+  X509Certificate,
+} from 'node:crypto';
 import fc from 'fast-check';
 import {
   controller,
@@ -191,7 +196,7 @@ describe('trust', () => {
     const fakeCa = {
       ...newAuthority(),
       certificate: first(fake.certificatePem),
-      key: root.key,
+      key: createPrivateKey(fake.keyPem),
     };
     const child = first(forge(fakeCa, {}).certificatePem);
     expect(isTrusted([child, fakeCa.certificate], [root.certificate], now())).toBe(false);
