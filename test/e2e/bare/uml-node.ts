@@ -44,14 +44,6 @@ export interface UmlNodeOptions {
   readonly logger: (line: string) => void;
 }
 
-/** What the host needs besides the binaries of the cluster, as Debian packages. */
-export const umlPackages = [
-  'user-mode-linux',
-  'runc',
-  'containernetworking-plugins',
-  'busybox-static',
-] as const;
-
 /** Starts the node. Resolves once its kubelet answers; leaves nothing behind when it rejects. */
 export async function startUmlNode(options: UmlNodeOptions): Promise<UmlNode> {
   const disk = await umlDiskImage({
