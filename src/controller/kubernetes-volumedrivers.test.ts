@@ -1,6 +1,7 @@
 /** How a controller finds volumedrivers through pods and registrations, and what it makes of contradictions. */
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { MemoryCluster, type MemoryNode } from '../../test/support/memory-cluster.ts';
+import { VolumeError } from '../volumes/errors.ts';
 import type { KubernetesVolumedrivers } from './kubernetes-volumedrivers.ts';
 import { kubernetesNodes } from './kubernetes-nodes.ts';
 import type { FoundBackend } from './volumedrivers.ts';
@@ -161,6 +162,27 @@ describe('reaching', () => {
     });
     expect(await backends()).toEqual(['bb on n1']);
     expect(typeof (await volumedrivers.ofBackend('aa'))).toBe('object');
+  });
+
+  test('an answer that something is not there yet is not taken for a node that is away', async () => {
+    const found = await volumedrivers.ofBackend('aa');
+    expect(await ask(found)).toBe('aa');
+    n1.volumes.failNext('capacity', new VolumeError('UNAVAILABLE', 'the disk hangs'));
+    const refused = typeof found === 'string' ? undefined : found.volumes.capacity();
+    await expect(refused).rejects.toMatchObject({
+      code: 'UNAVAILABLE',
+      message: 'node n1: the disk hangs',
+    });
+  });
+
+  test('a node that went a moment ago is named at once, with what to do', async () => {
+    const found = await volumedrivers.ofBackend('aa');
+    expect(await ask(found)).toBe('aa');
+    n1.running = false;
+    await expect(ask(found)).rejects.toMatchObject({
+      code: 'UNAVAILABLE',
+      message: expect.stringContaining('vdctl node forget n1'),
+    });
   });
 
   test('a volumedriver that hangs is not waited for long', async () => {

@@ -10,7 +10,7 @@ import type { VolumedriverPod } from '../kubernetes/volumedriver-pods.ts';
 import { VolumeError } from '../volumes/errors.ts';
 import type { DriverInfo, VolumeService } from '../volumes/volume-service.ts';
 import { fromKubernetes } from './kubernetes-errors.ts';
-import { NodeVolumes } from './node-volumes.ts';
+import { nodeVolumes } from './node-volumes.ts';
 import {
   VolumedriverLink,
   type VolumedriverConnection,
@@ -139,15 +139,19 @@ export class KubernetesVolumedrivers implements Volumedrivers {
   }
 
   #volumedriver({ backendId, nodeId, shared }: Registration): Volumedriver {
-    const volumes = new NodeVolumes(nodeId, () => this.#reach({ backendId, nodeId }));
+    const volumes = nodeVolumes(nodeId, (when) => this.#reach({ backendId, nodeId, when }));
     return { backendId, nodeId, shared, volumes };
   }
 
-  async #reach(wanted: { backendId: string; nodeId: string }): Promise<VolumeService> {
-    const { backendId, nodeId } = wanted;
+  async #reach(wanted: {
+    backendId: string;
+    nodeId: string;
+    when: 'lately' | 'now';
+  }): Promise<VolumeService> {
+    const { backendId, nodeId, when } = wanted;
     const link = this.#links.get(nodeId);
     if (link === undefined) throw new VolumeError('UNAVAILABLE', 'no volumedriver runs there');
-    const info = await link.info();
+    const info = await link.info(when);
     if (info.backendId === backendId) return link.connection;
     throw new VolumeError(
       'UNAVAILABLE',

@@ -63,14 +63,13 @@ export class VolumedriverLink {
     return this.#last?.result instanceof VolumeError ? this.#last.result : undefined;
   }
 
-  /** What it says now, give or take a few seconds. UNAVAILABLE when it does not answer, or whatever `accept` says. */
-  async info(): Promise<DriverInfo> {
+  /** UNAVAILABLE when it does not answer, or whatever `accept` says. */
+  async info(when: 'lately' | 'now' = 'lately'): Promise<DriverInfo> {
     const last = this.#last;
     const ageMs = last === undefined ? Infinity : this.#clock.monotonicMs() - last.atMs;
     if (last?.result instanceof VolumeError && ageMs < failureMs) throw last.result;
-    if (last !== undefined && !(last.result instanceof VolumeError) && ageMs < answerMs) {
-      return last.result;
-    }
+    const mayBeOld = when === 'lately' && ageMs < answerMs;
+    if (mayBeOld && last !== undefined && !(last.result instanceof VolumeError)) return last.result;
     this.#asking ??= this.#ask().finally(() => {
       this.#asking = undefined;
     });

@@ -4,13 +4,13 @@
  * server away.
  */
 import { silentLogger } from '../../src/base/logger.ts';
+import { ForwardedVolumes } from '../../src/controller/forwarded-volumes.ts';
 import {
   KubernetesVolumedrivers,
   type PodSource,
   type RegistrationStore,
 } from '../../src/controller/kubernetes-volumedrivers.ts';
 import type { NodeRegistry } from '../../src/controller/node-registry.ts';
-import { NodeVolumes } from '../../src/controller/node-volumes.ts';
 import type {
   VolumedriverConnection,
   VolumedriverPlace,
@@ -138,7 +138,7 @@ export class MemoryCluster implements RegistrationStore, NodeRegistry {
       }
       return Promise.reject(new VolumeError('UNAVAILABLE', 'call: it does not answer'));
     };
-    const volumes = new NodeVolumes(nodeId, reach);
+    const volumes = new ForwardedVolumes(async (work) => await work(await reach()));
     return Object.assign(volumes, {
       close: () => {
         closed = true;
