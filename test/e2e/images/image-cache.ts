@@ -36,6 +36,7 @@ export class ImageCache {
     const file = await open(join(this.folder, '.lock'), 'w');
     try {
       await takeLock(file);
+      await this.#removeUnfinished();
       return await work();
     } finally {
       await file.close();
@@ -65,6 +66,14 @@ export class ImageCache {
     }
     await this.#removeOld(name, archive);
     return archive;
+  }
+
+  /** Of processes that were killed: whoever has the lock is the only one who makes something. */
+  async #removeUnfinished(): Promise<void> {
+    for (const entry of await readdir(this.folder)) {
+      if (!entry.startsWith('.new-') && !entry.endsWith('.new')) continue;
+      await rm(join(this.folder, entry), { recursive: true, force: true });
+    }
   }
 
   async #removeOld(name: string, newest: string): Promise<void> {

@@ -5,7 +5,7 @@
  */
 import { createHash } from 'node:crypto';
 import { globSync, readFileSync } from 'node:fs';
-import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { z } from 'zod';
 import { mustRun, runCommand } from '../support/commands.ts';
@@ -46,14 +46,12 @@ export async function buildProduct(cache: ImageCache, logger: Logger): Promise<B
 /** The tar archive of the base. Made once: newer packages are taken when the cache is removed. */
 async function buildBase(logger: Logger): Promise<string> {
   const cache = new ImageCache(cacheFolder('base'));
-  return await cache.archive(`debian-${debianSuite}`, shortDigest(base), async (path) => {
+  const name = `debian-${debianSuite}`;
+  return await cache.archive(name, shortDigest(base), async (path, folder) => {
     logger(`product: making a base of Debian ${debianSuite}`);
-    try {
-      await makeDebianRoot(base, path);
-    } catch (error) {
-      await rm(path, { force: true });
-      throw error;
-    }
+    const tar = join(folder, 'base.tar');
+    await makeDebianRoot(base, tar);
+    await rename(tar, path);
   });
 }
 
