@@ -1,11 +1,14 @@
 /** External programs of the bare provider: short ones that are waited for, and daemons with a log. */
 import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { runCommand } from '../../../src/base/command.ts';
 import { delay } from '../support/waiting.ts';
 
 const shortLimitMs = 30_000;
 const killMs = 20_000;
+/** How much of a log goes into an error's message. */
+const logCharsMax = 3000;
 
 /** Resolves with standard output; rejects with standard error in the message. */
 export async function run(
@@ -70,14 +73,15 @@ export class Daemon {
     return true;
   }
 
-  /** Until `probe` says true. Rejects at once when the daemon ends, and after the limit. */
+  /** Until `probe` says true. Rejects at once when the daemon ends, and after the limit, with the log's last lines. */
   async untilReady(limitMs: number, probe: () => Promise<boolean>): Promise<void> {
     const deadline = performance.now() + limitMs;
     while (!(await probe())) {
-      if (this.ending !== undefined)
-        throw new Error(`${this.name}: ${this.ending}: see ${this.#log}`);
-      if (performance.now() > deadline) {
-        throw new Error(`${this.name}: not ready within ${limitMs / 1000} s: see ${this.#log}`);
+      const late = performance.now() > deadline;
+      if (late || this.ending !== undefined) {
+        const why = this.ending ?? `not ready within ${limitMs / 1000} s`;
+        const log = await readFile(this.#log, 'utf8');
+        throw new Error(`${this.name}: ${why}:\n${log.slice(-logCharsMax)}`);
       }
       await delay(100);
     }

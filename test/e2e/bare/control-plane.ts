@@ -12,6 +12,7 @@ import type { Sandbox } from './sandbox.ts';
 
 const etcd = 'http://127.0.0.1:2379';
 const startLimitMs = 90_000;
+const apiServerGraceMs = 2000;
 
 export interface ControlPlaneOptions {
   readonly sandbox: Sandbox;
@@ -45,7 +46,8 @@ export class ControlPlane {
 
   async restartApiServer(): Promise<void> {
     if (this.#apiServer === undefined) throw new Error('the API server was never started');
-    await this.#apiServer.stop();
+    // It would wait for watches to end, which nobody ends.
+    await this.#apiServer.stop(apiServerGraceMs);
     this.#apiServer.start();
     await this.#apiServer.untilReady(startLimitMs, this.#options.isReady);
   }

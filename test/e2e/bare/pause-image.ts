@@ -14,6 +14,9 @@ interface Descriptor {
   readonly size: number;
 }
 
+/** The same contents make the same archive: what is made of archives is cached by their bytes. */
+const tar = ['tar', '--sort=name', '--owner=0', '--group=0', '--mtime=@0', '--mode=0755'];
+
 /** Makes the archive FOLDER/pause.tar from the program, and resolves with its path. */
 export async function makePauseImage(program: string, folder: string): Promise<string> {
   const layout = join(folder, 'pause');
@@ -23,7 +26,7 @@ export async function makePauseImage(program: string, folder: string): Promise<s
   await mkdir(root);
   await copyFile(program, join(root, 'pause'));
   const layer = join(folder, 'pause-layer.tar');
-  await run(['tar', '--owner=0', '--group=0', '--mtime=@0', '-C', root, '-cf', layer, 'pause']);
+  await run([...tar, '-C', root, '-cf', layer, 'pause']);
 
   const add = async (mediaType: string, contents: Buffer): Promise<Descriptor> => {
     const hex = createHash('sha256').update(contents).digest('hex');
@@ -52,7 +55,7 @@ export async function makePauseImage(program: string, folder: string): Promise<s
   await writeFile(join(layout, 'index.json'), json(index));
   await writeFile(join(layout, 'oci-layout'), json({ imageLayoutVersion: '1.0.0' }));
   const archive = join(folder, 'pause.tar');
-  await run(['tar', '-C', layout, '-cf', archive, 'oci-layout', 'index.json', 'blobs']);
+  await run([...tar, '-C', layout, '-cf', archive, 'oci-layout', 'index.json', 'blobs']);
   for (const path of [root, layout, layer]) await rm(path, { recursive: true });
   return archive;
 }

@@ -36,6 +36,8 @@ const programs = {
   curl: 'curl',
   nsenter: 'util-linux',
   losetup: 'mount',
+  'linux.uml': 'user-mode-linux',
+  busybox: 'busybox-static',
 };
 
 export const bareProvider: ProviderKind = {
@@ -95,11 +97,19 @@ class BareCluster implements Provider {
     const pause = await makePauseImage(join(this.toolsDirectory, 'pause'), folder);
     this.#images = [pause, ...this.#options.images];
     const certificates = await Certificates.create(join(folder, 'pki'));
-    const starting = [this.#startControlPlane(certificates), this.#startHostNode(certificates)];
-    if (this.#options.nodes === 'all') starting.push(this.#startUmlNode(certificates));
+    const api = await this.#forwardApi(certificates);
+    const starting = [
+      this.#startControlPlane(certificates, api),
+      this.#startHostNode(certificates),
+      ...(this.#options.nodes === 'all' ? [this.#startUmlNode(certificates)] : []),
+    ];
     // All of them end before anything is taken down.
     const outcomes = await Promise.allSettled(starting);
     for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
+    for (const { name } of this.nodes) await untilNodeReady(name, (path) => api.get(path));
+    const account = '/api/v1/namespaces/default/serviceaccounts/default';
+    // Before the controllers have made it, no pod can be.
+    await until('there is a service account for pods', () => api.get(account));
   }
 
   async restartApiServer(): Promise<void> {
@@ -111,8 +121,7 @@ class BareCluster implements Provider {
     await this.#down;
   }
 
-  async #startControlPlane(certificates: Certificates): Promise<void> {
-    const api = await this.#forwardApi(certificates);
+  async #startControlPlane(certificates: Certificates, api: ApiReader): Promise<void> {
     this.#controlPlane = new ControlPlane({
       sandbox: this.#sandbox,
       certificates,
@@ -121,11 +130,6 @@ class BareCluster implements Provider {
       isReady: async () => (await api.get('/readyz')) === 'ok',
     });
     await this.#controlPlane.start();
-    const names = this.#options.nodes === 'all' ? ['n1', 'n2'] : ['n1'];
-    await Promise.all(names.map((name) => untilNodeReady(name, (path) => api.get(path))));
-    const account = '/api/v1/namespaces/default/serviceaccounts/default';
-    // Before the controllers have made it, no pod can be.
-    await until('there is a service account for pods', () => api.get(account));
   }
 
   /** Makes the API server reachable from outside of the sandbox, and services within. */

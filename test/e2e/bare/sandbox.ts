@@ -5,7 +5,7 @@
  * and control groups) is removed here, and so is what an earlier run left behind.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { within } from '../support/waiting.ts';
@@ -105,7 +105,8 @@ export class Sandbox {
     });
     await attempt('detaching loop devices', detachOrphanedLoops);
     await attempt('removing control groups', () => removeCgroups(this.cgroup));
-    await attempt('removing the folder', () => rm(this.folder, { recursive: true, force: true }));
+    await attempt('removing what pods leave in /dev', removeTerminationLog);
+    await attempt('removing the folder', () => removeFolder(this.folder));
   }
 }
 
@@ -130,6 +131,18 @@ async function removeLeftovers(): Promise<void> {
     if (owner === '' || owner === (await markOf(owner.split(' ')[0] ?? ''))) continue;
     await detachOrphanedLoops();
     await removeCgroups(`/${name}`);
-    await rm(folder, { recursive: true, force: true });
+    await removeFolder(folder);
   }
+}
+
+/** Never beyond its file system: whatever may be mounted below it stays as it is. */
+async function removeFolder(folder: string): Promise<void> {
+  await run(['rm', '--recursive', '--force', '--one-file-system', folder], { timeoutMs: 120_000 });
+}
+
+/** The machine's /dev is the only folder of it that pods write: containers that have it as theirs get this file. */
+async function removeTerminationLog(): Promise<void> {
+  const path = '/dev/termination-log';
+  const found = await stat(path).catch(() => undefined);
+  if (found?.isFile() === true && found.size === 0) await rm(path, { force: true });
 }
