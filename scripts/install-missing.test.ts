@@ -72,6 +72,13 @@ describeRequires(['linux'], 'install-missing', () => {
     expect(outcome.output).not.toContain('nodejs');
   });
 
+  test('each set asks for its own packages', () => {
+    link('node', process.execPath);
+    const outcome = installMissing('e2e', { NO_INSTALL: '1' });
+    expect(outcome.output).toMatch(/Debian packages: .*\betcd-server\b.*\bbuildah\b/);
+    expect(outcome.output).not.toMatch(/\bfio\b|\bqemu/);
+  });
+
   test('the demo without root tells the sudo line and changes nothing', () => {
     fake('id', 'echo 1000');
     const outcome = installMissing('demo');
