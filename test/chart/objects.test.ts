@@ -86,6 +86,24 @@ describeRequires(['helm'], 'the chart', () => {
     }
   });
 
+  test('keeps a disk that is mounted later from running volumedrivers', () => {
+    const [volumedriver] = containers(renderObjects()).filter(
+      ({ name }) => name === 'volumedriver',
+    );
+    const data = volumedriver?.volumeMounts?.find(({ name }) => name === 'host');
+    expect(data?.mountPath).toBe('/var/lib/csi.volumedriver.io');
+    expect(data?.mountPropagation ?? 'None').toBe('None');
+  });
+
+  test('waits for the disk of the volumes, where it has one', () => {
+    const early = (set: string[]): string[] =>
+      podSpecs(renderObjects({ set })).flatMap(({ initContainers = [] }) =>
+        initContainers.map(({ name }) => name),
+      );
+    expect(early([])).toEqual([]);
+    expect(early(['dataPlane.requireMount=true'])).toEqual(['disk']);
+  });
+
   test('needs no VolumeSnapshot API', () => {
     const objects = renderObjects({ snapshotApi: false });
     expect(objects.filter(({ kind }) => kind === 'VolumeSnapshotClass')).toEqual([]);

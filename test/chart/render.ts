@@ -24,9 +24,15 @@ export interface Container {
   readonly args?: readonly string[];
   readonly env?: readonly { readonly name: string }[];
   readonly ports?: readonly { readonly name: string; readonly hostPort?: number }[];
+  readonly volumeMounts?: readonly {
+    readonly name: string;
+    readonly mountPath: string;
+    readonly mountPropagation?: string;
+  }[];
 }
 
 export interface PodSpec {
+  readonly initContainers?: readonly Container[];
   readonly containers: readonly Container[];
   readonly volumes: readonly { readonly hostPath?: { readonly path: string } }[];
 }
