@@ -67,6 +67,8 @@ async function secure(socket: Socket, { source, expect }: PeerTls): Promise<TLSS
     socket,
     secureContext,
     ALPNProtocols: ['h2'],
+    // Said although it is the default, which NODE_TLS_REJECT_UNAUTHORIZED=0 in the environment would change.
+    rejectUnauthorized: true,
     checkServerIdentity: (_host, certificate) => checkIdentity(certificate, expect),
   });
   tls.once('secureConnect', () => {
