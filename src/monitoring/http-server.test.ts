@@ -1,6 +1,7 @@
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { once } from 'node:events';
 import { connect } from 'node:net';
+import { eventually } from '../../test/support/eventually.ts';
 import { silentLogger } from '../base/logger.ts';
 import {
   startMonitoring,
@@ -95,6 +96,21 @@ describe('the server', () => {
     await once(socket, 'close');
     clearInterval(drip);
     expect(answer).toContain('408 Request Timeout');
+  });
+
+  test('keeps room for the probes of its own machine, however many others connect', async () => {
+    const url = await serve();
+    const others = Array.from({ length: 70 }, () =>
+      connect({ port: server?.port ?? 0, host, localAddress: '127.0.0.2' }).on(
+        'error',
+        () => undefined,
+      ),
+    );
+    await eventually(() => {
+      expect(others.filter((other) => other.destroyed)).toHaveLength(6);
+    });
+    expect((await fetch(`${url}/healthz`)).status).toBe(200);
+    for (const other of others) other.destroy();
   });
 
   test('says which address is taken', async () => {

@@ -33,7 +33,8 @@ export interface MonitoringServer {
   close(): Promise<void>;
 }
 
-const connectionsMax = 64;
+/** Of other machines, and of all together: the kubelet's probes must get through whatever others do. */
+const connectionsMax = { foreign: 64, all: 128 } as const;
 const requestMsDefault = 5_000;
 const headerBytesMax = 8192;
 /** How often Node looks for connections past their limits; it is every 30 s unless told. */
@@ -49,7 +50,8 @@ export async function startMonitoring(options: MonitoringOptions): Promise<Monit
       response.destroy();
     });
   });
-  server.maxConnections = connectionsMax;
+  server.maxConnections = connectionsMax.all;
+  limitForeign(server);
   server.headersTimeout = requestMs;
   server.requestTimeout = requestMs;
   server.timeout = 2 * requestMs;
@@ -83,6 +85,22 @@ export async function startMonitoringIfWanted(
     options.logger.warn('going on without monitoring', { error });
     return null;
   }
+}
+
+/** A liveness probe that finds no connection left ends the role: nobody else may bring that about. */
+function limitForeign(server: Server): void {
+  let count = 0;
+  server.on('connection', (socket) => {
+    if (socket.remoteAddress === socket.localAddress) return;
+    if (count >= connectionsMax.foreign) {
+      socket.destroy();
+      return;
+    }
+    count += 1;
+    socket.once('close', () => {
+      count -= 1;
+    });
+  });
 }
 
 async function listen(server: Server, host: string, port: number): Promise<void> {
