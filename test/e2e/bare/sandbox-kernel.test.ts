@@ -6,7 +6,7 @@ describe('orphanedLoops', () => {
     const loopdevices = [
       { name: '/dev/loop0', 'back-file': '/run/driver/file' },
       { name: '/dev/loop1', 'back-file': '/' },
-      { name: '/dev/loop2', 'back-file': '/tmp/image (deleted)' },
+      { name: '/dev/loop2', 'back-file': '/srv/image (deleted)' },
       { name: '/dev/loop3', 'back-file': null },
     ];
     expect(orphanedLoops(JSON.stringify({ loopdevices }))).toEqual(['/dev/loop1']);
