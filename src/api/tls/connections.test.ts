@@ -268,16 +268,6 @@ describe('a server is refused', () => {
     expect(error.message).toMatch(says);
   });
 
-  test('of another CA, also where the environment says to accept everybody', async () => {
-    const endpoint = await serve(
-      sourceOf(ca.certificatePem, issueTo(newAuthority(), volumedriver('n1'))),
-    );
-    const name = 'NODE_TLS_REJECT_UNAUTHORIZED';
-    process.env[name] = '0';
-    cleanUps.push(() => void delete process.env[name]);
-    expect(await failureOf(clientOf(endpoint, trusted))).toMatchObject({ code: 'UNAVAILABLE' });
-  });
-
   test('that speaks TLS 1.2', async () => {
     const own = issueTo(ca, volumedriver('n1'));
     const server = createTlsServer({
