@@ -23,7 +23,7 @@ const dpkgOptions = [
 /** Of this machine: mmdebstrap takes them over for the packages' scripts. */
 const cleaning =
   'rm -f "$1/etc/resolv.conf" "$1/etc/hostname" "$1/etc/apt/apt.conf.d/99mmdebstrap"';
-const limitMs = 9 * 60_000;
+const limitMs = 15 * 60_000;
 
 /** Writes a tar archive. */
 export async function makeDebianRoot(root: DebianRoot, tar: string): Promise<void> {

@@ -5,7 +5,7 @@
  */
 import { createHash } from 'node:crypto';
 import { globSync, readFileSync } from 'node:fs';
-import { mkdir, rename, writeFile } from 'node:fs/promises';
+import { mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { z } from 'zod';
 import { mustRun, runCommand } from '../support/commands.ts';
@@ -19,7 +19,7 @@ const root = resolve(import.meta.dirname, '../../..');
 const repository = 'docker.io/library/volumedriver-csi';
 /** As much as the Dockerfile may expect of a base: see `debian:13-slim`. */
 const base: DebianRoot = { variant: 'minbase', packages: [] };
-const buildLimitMs = 9 * 60_000;
+const buildLimitMs = 20 * 60_000;
 /** Each change of the sources adds about five; what is never used again is thrown away with all the rest. */
 const cachedImagesMax = 300;
 
@@ -82,8 +82,9 @@ class Buildah {
     this.#global = [...storage, '--storage-driver', 'overlay'];
   }
 
-  /** Takes away what a build left that was killed. */
+  /** Takes away what a build left that was killed: containers, and notes of mounts that are no more. */
   async prepare(): Promise<void> {
+    await rm(join(this.#folder, 'run'), { recursive: true, force: true });
     await mkdir(join(this.#folder, 'tmp'), { recursive: true });
     await this.run(['rm', '--all']);
     const images = (await this.run(['images', '--all', '--quiet'])).trim().split('\n');
@@ -129,7 +130,8 @@ class Buildah {
     return await mustRun(this.#command(command), { limitMs: buildLimitMs, env });
   }
 
+  /** In a mount namespace of its own: its mounts, some of which it never takes away, end with it. */
   #command(command: readonly string[]): string[] {
-    return ['buildah', ...this.#global, ...command];
+    return ['unshare', '--mount', 'buildah', ...this.#global, ...command];
   }
 }
