@@ -164,12 +164,16 @@ export class Catalog {
     });
   }
 
-  /** A volume that has not been removed, by id or name. VOLUME_NOT_FOUND. */
+  /**
+   * A volume that has not been removed, by id or name. VOLUME_NOT_FOUND; OPERATION_PENDING while one of that name is
+   * being made: whoever took it for missing would make it elsewhere.
+   */
   find(volume: string): Entry {
     const ulid = this.ulidOf(volume);
     if (ulid !== undefined) this.assertIntact(ulid);
     const entry = (ulid === undefined ? undefined : this.#entries.get(ulid)) ?? this.byName(volume);
     if (entry !== undefined && !this.stateOf(entry).removed) return entry;
+    this.#assertFree(nameLock(volume));
     throw new VolumeError(
       'VOLUME_NOT_FOUND',
       `finding volume ${JSON.stringify(volume)}: it does not exist`,
@@ -257,19 +261,21 @@ export class Catalog {
     lockKeys: readonly string[],
     operation: () => Promise<Result>,
   ): Promise<Result> {
-    const taken = lockKeys.find((key) => this.#busy.has(key));
-    if (taken !== undefined) {
-      throw new VolumeError(
-        'OPERATION_PENDING',
-        `another operation on ${taken} is under way: try again`,
-      );
-    }
+    for (const key of lockKeys) this.#assertFree(key);
     for (const key of lockKeys) this.#busy.add(key);
     try {
       return await operation();
     } finally {
       for (const key of lockKeys) this.#busy.delete(key);
     }
+  }
+
+  #assertFree(key: string): void {
+    if (!this.#busy.has(key)) return;
+    throw new VolumeError(
+      'OPERATION_PENDING',
+      `another operation on ${key} is under way: try again`,
+    );
   }
 
   /**
@@ -356,6 +362,11 @@ export class Catalog {
     // Also ends the close under way; an opening that is stuck keeps what it found.
     await entry.volume?.abandon();
   }
+}
+
+/** What is locked while a volume of this name is made or removed. */
+export function nameLock(name: string): string {
+  return `the name ${name}`;
 }
 
 interface ClosedVolume {

@@ -8,7 +8,7 @@ import { encodeTlogHeader, headerChecksum, linkOf, noNonce } from '../format/tlo
 import { keys } from '../keys.ts';
 import type { PersistedRoot } from '../map/page.ts';
 import { isGone, newVolumeState, type VolumeState } from '../state.ts';
-import type { Entry } from './catalog.ts';
+import { nameLock, type Entry } from './catalog.ts';
 import { assertUnused, checkSize, describeVolume, type ServiceContext } from './context.ts';
 import { checkName } from './naming.ts';
 import { purgeIfPossible, removeSnapshotData } from './removal.ts';
@@ -26,7 +26,7 @@ export async function createVolume(
   const what = `creating volume ${JSON.stringify(request.name)}`;
   checkName(what, request.name);
   const sizeBytes = checkSize(what, request.sizeBytes);
-  return await context.catalog.exclusively([`the name ${request.name}`], async () => {
+  return await context.catalog.exclusively([nameLock(request.name)], async () => {
     const existing = context.catalog.byName(request.name);
     if (existing !== undefined) {
       assertSameRequest(context, existing, request, sizeBytes);
@@ -239,7 +239,7 @@ export async function removeVolume(
   const entry = catalog.find(ref);
   const { name } = catalog.stateOf(entry);
   const what = `removing volume ${JSON.stringify(name)}`;
-  await catalog.exclusively([entry.id, `the name ${name}`], async () => {
+  await catalog.exclusively([entry.id, nameLock(name)], async () => {
     const volume = await catalog.open(entry);
     assertUnused(what, volume.state, volume);
     if (mode === 'strict') assertChildless(what, volume.state);

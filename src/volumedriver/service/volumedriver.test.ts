@@ -347,6 +347,8 @@ describe('calls that overlap', () => {
     const first = create('v');
     await settle();
     await fails(create('v'), 'OPERATION_PENDING');
+    await fails(fixture.service.getVolume('v'), 'OPERATION_PENDING'); // and nobody may make it elsewhere
+    await fails(fixture.service.getVolume('w'), 'VOLUME_NOT_FOUND');
     release();
     expect(await first).toBe(await create('v'));
     expect((await fixture.service.listVolumes({})).items).toHaveLength(1);
