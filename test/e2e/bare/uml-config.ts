@@ -11,11 +11,18 @@ disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.bl
   address = "/run/containerd.sock"
 [plugins.'io.containerd.cri.v1.images']
   snapshotter = "overlayfs"
+  stats_collect_period = 3600
   [plugins.'io.containerd.cri.v1.images'.pinned_images]
     sandbox = "${pauseImage}"
+[plugins.'io.containerd.cri.v1.runtime']
+  # By default, each container's shim is asked every second.
+  stats_collect_period = "1h"
+  stats_retention_period = "2h"
 [plugins.'io.containerd.cri.v1.runtime'.cni]
   bin_dirs = ["/var/lib/node/cni"]
   conf_dir = "/run/node/cni"
+  # Without a program that is started for each pod.
+  use_internal_loopback = true
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
   [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]

@@ -14,7 +14,7 @@ import { addUmlNetwork, removeUmlNetwork, umlNetwork } from './uml-network.ts';
 
 const guestScript = 'uml-guest.sh';
 const programs = ['containerd', 'containerd-shim-runc-v2', 'ctr', 'kubelet', 'runc'];
-const cniPlugins = ['host-local', 'loopback', 'ptp'];
+const cniPlugins = ['host-local', 'ptp'];
 const memoryMiB = 2048;
 const commandMs = 60_000;
 const serviceMs = 150_000;
