@@ -1,6 +1,7 @@
 /** How a controller finds volumedrivers through pods and registrations, and what it makes of contradictions. */
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { MemoryCluster, type MemoryNode } from '../../test/support/memory-cluster.ts';
+import { MemoryVolumeService } from '../../test/support/memory-volume-service.ts';
 import { VolumeError } from '../volumes/errors.ts';
 import type { KubernetesVolumedrivers } from './kubernetes-volumedrivers.ts';
 import { kubernetesNodes } from './kubernetes-nodes.ts';
@@ -113,12 +114,78 @@ describe('registering', () => {
     expect(await backends()).toEqual(['aa on n1']);
   });
 
-  test('a disk that moves to another node takes its backend along', async () => {
-    cluster.removePod(n1);
-    const n2 = cluster.addNode('n2', 'aa');
+  test.each([
+    ['is down', () => (n1.running = false)],
+    [
+      'starts again',
+      () => {
+        n1.running = false;
+        cluster.replacePod(n1);
+      },
+    ],
+    [
+      'has no volumedriver for a moment',
+      () => {
+        cluster.removePod(n1);
+      },
+    ],
+  ])('of a copy is refused while the original’s node %s', async (_, happen) => {
+    cluster.addNode('n2', 'bb', { backendId: 'aa' });
+    happen();
+    openOne();
+    await cluster.clock.advance(20_000);
+    expect(cluster.registrations.get('aa')?.nodeId).toBe('n1');
+    n1.running = true;
+    cluster.replacePod(n1);
+    await cluster.clock.advance(6_000);
+    expect(await ask(await volumedrivers.ofBackend('aa'))).toBe('aa');
+    expect(await backends()).toEqual(['aa on n1']);
+  });
+
+  test.each([
+    ['is gone', () => cluster.gone.add('n1')],
+    [
+      'has another disk now',
+      () => {
+        cluster.replaceBackend(n1, 'cc');
+      },
+    ],
+  ])(
+    'a disk that moves to another node takes its backend along when its node %s',
+    async (_, go) => {
+      cluster.removePod(n1);
+      const n2 = cluster.addNode('n2', 'aa');
+      await cluster.clock.advance(10_000);
+      expect(cluster.registrations.get('aa')?.nodeId).toBe('n1');
+      go();
+      await cluster.clock.advance(20_000);
+      expect(await backends()).toContain('aa on n2');
+      expect(await ask(await volumedrivers.ofBackend('aa'))).toBe('aa');
+      expect(n2.running).toBe(true);
+    },
+  );
+
+  test('a disk whose node was forgotten moves, and is forgotten still', async () => {
+    n1.running = false;
+    cluster.mark('n1', true);
+    cluster.addNode('n2', 'aa');
     await cluster.clock.advance(10_000);
-    expect(await backends()).toEqual(['aa on n2']);
-    expect(n2.running).toBe(true);
+    expect(cluster.registrations.get('aa')).toMatchObject({ nodeId: 'n2', forgotten: true });
+    cluster.mark('n2', false);
+    await cluster.clock.advance(10_000);
+    expect(await ask(await volumedrivers.ofBackend('aa'))).toBe('aa');
+  });
+
+  test('what was forgotten counts as such only while it is', async () => {
+    cluster.mark('n1', true);
+    await cluster.clock.advance(10_000);
+    expect(await volumedrivers.ofBackend('aa')).toBe('forgotten');
+    cluster.mark('n1', false);
+    expect(await volumedrivers.ofBackend('aa')).toMatchObject({ backendId: 'aa' });
+    cluster.mark('n1', true);
+    await volumedrivers.ofBackend('zz');
+    cluster.apiServerAway = true;
+    await expect(volumedrivers.ofBackend('aa')).rejects.toMatchObject({ code: 'UNAVAILABLE' });
   });
 
   test('a registration that is lost is made again', async () => {
@@ -162,6 +229,21 @@ describe('reaching', () => {
     });
     expect(await backends()).toEqual(['bb on n1']);
     expect(typeof (await volumedrivers.ofBackend('aa'))).toBe('object');
+  });
+
+  test('what a new backend behind the same address does not have is not gone', async () => {
+    const found = await volumedrivers.ofBackend('aa');
+    if (typeof found === 'string') throw new Error(found);
+    const { id } = await found.volumes.createVolume({ name: 'v', sizeBytes: 4096 });
+    // The same pod is started again with another disk, within the time that its last answer counts.
+    n1.volumes = new MemoryVolumeService({ nodeId: 'n1', backendId: 'bb' });
+    await expect(found.volumes.getVolume(id)).rejects.toMatchObject({
+      code: 'UNAVAILABLE',
+      message: expect.stringContaining('has the backend bb now'),
+    });
+    await expect(found.volumes.getSnapshot({ snapshot: id })).rejects.toMatchObject({
+      code: 'UNAVAILABLE',
+    });
   });
 
   test('an answer that something is not there yet is not taken for a node that is away', async () => {

@@ -10,6 +10,7 @@ import type { VolumedriverPod } from '../kubernetes/volumedriver-pods.ts';
 import { VolumeError } from '../volumes/errors.ts';
 import type { DriverInfo, VolumeService } from '../volumes/volume-service.ts';
 import { fromKubernetes } from './kubernetes-errors.ts';
+import type { NodeRegistry } from './node-registry.ts';
 import { nodeVolumes } from './node-volumes.ts';
 import {
   VolumedriverLink,
@@ -35,13 +36,20 @@ export interface PodSource {
 /** The registrations as they are now; rejects while the API server cannot be asked. */
 export interface RegistrationStore {
   list(): Promise<Registration[]>;
-  /** Keeps `forgotten` as it was. */
-  ensure(backend: { backendId: string; nodeId: string; shared: boolean }): Promise<Registration>;
+  /**
+   * Keeps `forgotten` as it was, and the node, too, unless `mayMove` says that the one which is registered has it no
+   * more. Resolves with what is registered now.
+   */
+  ensure(
+    backend: { backendId: string; nodeId: string; shared: boolean },
+    mayMove: (from: Registration) => Promise<boolean>,
+  ): Promise<Registration>;
 }
 
 export interface KubernetesVolumedriversOptions {
   readonly pods: PodSource;
   readonly registrations: RegistrationStore;
+  readonly nodes: Pick<NodeRegistry, 'isGone'>;
   readonly connect: (place: VolumedriverPlace) => VolumedriverConnection;
   readonly logger: Logger;
   readonly clock: Clock;
@@ -100,8 +108,9 @@ export class KubernetesVolumedrivers implements Volumedrivers {
   async ofBackend(backendId: string): Promise<FoundBackend> {
     await this.#refresh();
     let found = this.#registered.get(backendId);
-    if (found === undefined) {
-      // Another controller may have registered it a moment ago.
+    if (found === undefined || found.forgotten) {
+      // Another controller may have registered it a moment ago, or somebody remembered it: volumes count as deleted by
+      // this answer.
       await this.#list();
       found = this.#registered.get(backendId);
     }
@@ -136,6 +145,11 @@ export class KubernetesVolumedrivers implements Volumedrivers {
     const told = this.#links.get(nodeId)?.told;
     if (told !== undefined) return this.#registered.has(told.backendId);
     return [...this.#registered.values()].some((one) => one.nodeId === nodeId);
+  }
+
+  #isRegisteredAt(nodeId: string, { backendId, shared }: DriverInfo): boolean {
+    const registration = this.#registered.get(backendId);
+    return registration !== undefined && (shared || registration.nodeId === nodeId);
   }
 
   #volumedriver({ backendId, nodeId, shared }: Registration): Volumedriver {
@@ -190,7 +204,7 @@ export class KubernetesVolumedrivers implements Volumedrivers {
         this.#logger.warn('registered backends are not known yet', { error });
       });
       const unknown = [...this.#links.values()].filter(
-        ({ told, place }) => told === undefined || !this.#isRegistered(place.nodeId),
+        ({ told, place }) => told === undefined || !this.#isRegisteredAt(place.nodeId, told),
       );
       await Promise.all(unknown.map((link) => this.#tryAsking(link)));
       await this.#options.clock.sleep(askAgainMs, signal).catch(() => undefined); // stopped: the loop ends
@@ -218,13 +232,15 @@ export class KubernetesVolumedrivers implements Volumedrivers {
         `its volumedriver calls itself ${info.nodeId}: --node-id must be the node's name`,
       );
     }
-    this.#checkTwins(nodeId, info);
     const earlier = this.#registered.get(backendId);
     if (earlier?.nodeId === nodeId && !earlier.forgotten) return;
     const registration = await fromKubernetes('register a backend', () =>
-      this.#options.registrations.ensure({ backendId, nodeId, shared }),
+      this.#options.registrations.ensure({ backendId, nodeId, shared }, (from) =>
+        this.#hasLost(from),
+      ),
     );
     this.#registered.set(backendId, registration);
+    if (!shared && registration.nodeId !== nodeId) throw copied(registration);
     if (registration.forgotten) {
       throw new VolumeError(
         'UNAVAILABLE',
@@ -234,17 +250,15 @@ export class KubernetesVolumedrivers implements Volumedrivers {
     this.#logger.info('backend registered', { backendId, nodeId });
   }
 
-  /** A backend that was copied with its id, to another disk, must not be used as if it were one. */
-  #checkTwins(nodeId: string, { backendId, shared }: DriverInfo): void {
-    if (shared) return;
-    const twin = [...this.#links.values()].find(
-      (other) => other.place.nodeId !== nodeId && other.told?.backendId === backendId,
-    );
-    if (twin === undefined || twin.failure !== undefined) return;
-    throw new VolumeError(
-      'UNAVAILABLE',
-      `its backend ${backendId} is that of node ${twin.place.nodeId}, too: one of them is a copy`,
-    );
+  /**
+   * Whether the node certainly has the backend no more. That its volumedriver does not answer is not enough: a copy of
+   * its disk, in another node, would take its place.
+   */
+  async #hasLost({ backendId, nodeId, forgotten }: Registration): Promise<boolean> {
+    const link = this.#links.get(nodeId);
+    const told = link?.failure === undefined ? link?.told : undefined;
+    if (told !== undefined && told.backendId !== backendId) return true;
+    return forgotten || (await this.#options.nodes.isGone(nodeId));
   }
 
   /** Reads the registrations when they are old; what was last known counts when that fails. */
@@ -272,4 +286,13 @@ export class KubernetesVolumedrivers implements Volumedrivers {
     this.#registered = new Map(all.map((one) => [one.backendId, one]));
     this.#listedAtMs = this.#options.clock.monotonicMs();
   }
+}
+
+/** A backend that was copied with its id, to another disk, must not be used as if it were the one that is registered. */
+function copied({ backendId, nodeId }: Registration): VolumeError {
+  return new VolumeError(
+    'UNAVAILABLE',
+    `its backend ${backendId} is that of node ${nodeId}, too: one of them is a copy; or, if the disk was moved, delete the ` +
+      `Node ${nodeId} or give it up with: vdctl node forget ${nodeId}`,
+  );
 }

@@ -2,7 +2,7 @@
  * The volumes of one node, wherever its volumedriver is at the time of a call: it may be replaced by another pod, or
  * be gone. What it cannot do now is told with the node's name, and, when it does not answer, with what to do about it.
  */
-import { VolumeError } from '../volumes/errors.ts';
+import { hasCode, VolumeError } from '../volumes/errors.ts';
 import type { VolumeService } from '../volumes/volume-service.ts';
 import { ForwardedVolumes } from './forwarded-volumes.ts';
 
@@ -25,9 +25,11 @@ export function nodeVolumes(nodeId: string, reach: Reach): VolumeService {
     try {
       return await work(volumes);
     } catch (error) {
-      if (!isUnanswered(error)) throw error;
-      // Is it the volumedriver that does not answer, or something behind it?
+      if (!isUnanswered(error) && !isMissing(error)) throw error;
+      // Is it the volumedriver that does not answer, or something behind it? Was it that of another backend, which was
+      // started behind the same address a moment ago? What that one does not have is not gone.
       await reached('now');
+      if (!isUnanswered(error)) throw error;
       throw new VolumeError('UNAVAILABLE', `node ${nodeId}: ${error.message}`, { cause: error });
     }
   });
@@ -35,6 +37,10 @@ export function nodeVolumes(nodeId: string, reach: Reach): VolumeService {
 
 function isUnanswered(error: unknown): error is VolumeError {
   return error instanceof VolumeError && unansweredCodes.some((code) => code === error.code);
+}
+
+function isMissing(error: unknown): boolean {
+  return hasCode(error, 'VOLUME_NOT_FOUND') || hasCode(error, 'SNAPSHOT_NOT_FOUND');
 }
 
 function silent(nodeId: string, cause: VolumeError): VolumeError {

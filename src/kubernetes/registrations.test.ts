@@ -10,6 +10,8 @@ import { Registrations } from './registrations.ts';
 let kube: KubeFixture;
 let registrations: Registrations;
 const a = { backendId: '00000000aa', nodeId: 'n1', shared: false };
+const moved = { ...a, nodeId: 'n7' };
+const mayMove = (): Promise<boolean> => Promise.resolve(true);
 const b = { backendId: '00000000bb', nodeId: 'n2', shared: false };
 
 beforeEach(async () => {
@@ -49,16 +51,30 @@ describe('a registration', () => {
     expect(verbs()).toEqual(['get']);
   });
 
+  test('stays with its node when another one has a copy of the disk', async () => {
+    await registrations.ensure(a);
+    expect(await registrations.ensure(moved)).toEqual({ ...a, forgotten: false });
+    expect(await registrations.list()).toEqual([{ ...a, forgotten: false }]);
+  });
+
   test('follows a disk to another node, and stays forgotten there', async () => {
     await registrations.ensure(a);
     await registrations.forget('n1');
-    expect(await registrations.ensure({ ...a, nodeId: 'n7' })).toEqual({
-      ...a,
-      nodeId: 'n7',
-      forgotten: true,
-    });
+    expect(await registrations.ensure(moved, mayMove)).toEqual({ ...moved, forgotten: true });
     expect(await registrations.remember('n1')).toEqual([]);
-    expect(await registrations.remember('n7')).toEqual([{ ...a, nodeId: 'n7', forgotten: false }]);
+    expect(await registrations.remember('n7')).toEqual([{ ...moved, forgotten: false }]);
+  });
+
+  test('does not move from a node that it moved to meanwhile', async () => {
+    await registrations.ensure(a);
+    const left: string[] = [];
+    const now = await registrations.ensure(moved, async ({ nodeId }) => {
+      left.push(nodeId);
+      if (nodeId === 'n1') await registrations.ensure({ ...a, nodeId: 'n3' }, mayMove);
+      return nodeId === 'n1';
+    });
+    expect(left).toEqual(['n1', 'n3']);
+    expect(now).toEqual({ ...a, nodeId: 'n3', forgotten: false });
   });
 
   test('is written by many at once', async () => {
@@ -76,10 +92,10 @@ describe('a registration', () => {
       times: 1,
       answer: { kind: 'slow', ms: 200 },
     });
-    const moving = registrations.ensure({ ...a, nodeId: 'n3' });
+    const moving = registrations.ensure(moved, mayMove);
     await new Promise((resolve) => setTimeout(resolve, 50));
     await registrations.forget('n1');
-    expect(await moving).toEqual({ ...a, nodeId: 'n3', forgotten: true });
+    expect(await moving).toEqual({ ...moved, forgotten: true });
     lift();
   });
 
@@ -89,7 +105,7 @@ describe('a registration', () => {
       verb: 'update',
       answer: { kind: 'status', code: 409, reason: 'Conflict' },
     });
-    await expect(registrations.ensure({ ...a, nodeId: 'n3' })).rejects.toMatchObject({
+    await expect(registrations.ensure(moved, mayMove)).rejects.toMatchObject({
       kind: 'conflict',
     });
     expect(verbs().filter((verb) => verb === 'update')).toHaveLength(5);

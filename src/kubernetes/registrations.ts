@@ -65,14 +65,19 @@ export class Registrations {
   }
 
   /**
-   * Registers the backend unless it is. One that is registered under another node has moved there with its disk. The
-   * answer is what is stored now; whether it was forgotten is left as it was, so look at that.
+   * Registers the backend unless it is. One that is registered under another node stays there, unless `mayMove` says
+   * that its disk has left that node. The answer is what is stored now; whether it was forgotten is left as it was, so
+   * look at that, and at the node.
    */
-  async ensure(backend: Backend): Promise<Registration> {
-    return await this.#update(backend.backendId, (stored) => ({
-      ...backend,
-      forgotten: stored?.forgotten ?? false,
-    }));
+  async ensure(
+    backend: Backend,
+    mayMove: (from: Registration) => Promise<boolean> = () => Promise.resolve(false),
+  ): Promise<Registration> {
+    return await this.#update(backend.backendId, async (stored) => {
+      const moves = stored !== undefined && stored.nodeId !== backend.nodeId && !backend.shared;
+      if (moves && !(await mayMove(stored))) return stored;
+      return { ...backend, forgotten: stored?.forgotten ?? false };
+    });
   }
 
   /**
@@ -104,11 +109,13 @@ export class Registrations {
   /** Stores what `change` makes of what is stored, once nobody else changed it in between. */
   async #update(
     backendId: string,
-    change: (stored: Registration | undefined) => Registration | undefined,
+    change: (
+      stored: Registration | undefined,
+    ) => Registration | undefined | Promise<Registration | undefined>,
   ): Promise<Registration> {
     for (let left = updateTries; ; left -= 1) {
       const stored = await this.#read(backendId);
-      const wanted = change(stored?.registration);
+      const wanted = await change(stored?.registration);
       if (wanted === undefined) throw notRegistered(backendId);
       if (stored !== undefined && isSame(stored.registration, wanted)) return wanted;
       try {

@@ -11,6 +11,7 @@ import type { KubernetesCluster } from '../config.ts';
 import { HealthWatcher } from '../controller/health-watcher.ts';
 import { kubernetesNodes } from '../controller/kubernetes-nodes.ts';
 import { KubernetesVolumedrivers } from '../controller/kubernetes-volumedrivers.ts';
+import type { NodeRegistry } from '../controller/node-registry.ts';
 import type { VolumedriverPlace } from '../controller/volumedriver-link.ts';
 import { openCluster, type Cluster } from '../kubernetes/cluster.ts';
 import { Nodes } from '../kubernetes/nodes.ts';
@@ -49,12 +50,20 @@ export async function openKubernetesWorld(
       await openIssuer({ ...config, issuer: config.issuer }, { context, cluster, tls, closers });
     }
     const pods = watchPods(config, { context, cluster, closers });
-    const volumedrivers = openVolumedrivers(config, { context, cluster, tls, closers, pods });
+    const nodes = kubernetesNodes(new Nodes({ cluster, driverName }));
+    const volumedrivers = openVolumedrivers(config, {
+      context,
+      cluster,
+      tls,
+      closers,
+      pods,
+      nodes,
+    });
     context.metrics.showBackends(() => volumedrivers.counts());
     watchHealth(volumedrivers, { context, cluster, closers });
     return {
       volumedrivers,
-      nodes: kubernetesNodes(new Nodes({ cluster, driverName })),
+      nodes,
       deletesUnpublishedOnly: true,
       // Sidecars end a plugin that is unready for long, and nothing here gets better by a restart.
       ready: () => Promise.resolve(true),
@@ -108,7 +117,14 @@ function watchPods(
 
 function openVolumedrivers(
   { namespace, volumedriverPort: port }: KubernetesCluster,
-  { context, cluster, tls, closers, pods }: Opening & { pods: VolumedriverPods },
+  {
+    context,
+    cluster,
+    tls,
+    closers,
+    pods,
+    nodes,
+  }: Opening & { pods: VolumedriverPods; nodes: NodeRegistry },
 ): KubernetesVolumedrivers {
   const { driverName, logger } = context;
   const connect = ({ ip, nodeId }: VolumedriverPlace): VolumedriverClient => {
@@ -118,7 +134,7 @@ function openVolumedrivers(
   };
   const registrations = new Registrations({ cluster, namespace, driverName });
   const clock = systemClock;
-  const options = { pods, registrations, connect, logger, clock };
+  const options = { pods, registrations, nodes, connect, logger, clock };
   const volumedrivers = new KubernetesVolumedrivers(options);
   closers.push(() => volumedrivers.close());
   return volumedrivers;

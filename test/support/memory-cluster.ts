@@ -93,6 +93,7 @@ export class MemoryCluster implements RegistrationStore, NodeRegistry {
     return new KubernetesVolumedrivers({
       pods: this.pods,
       registrations: this,
+      nodes: this,
       connect: (place) => this.#connect(place),
       logger: silentLogger,
       clock: this.clock,
@@ -104,10 +105,15 @@ export class MemoryCluster implements RegistrationStore, NodeRegistry {
     return [...this.registrations.values()];
   }
 
-  async ensure(backend: Omit<Registration, 'forgotten'>): Promise<Registration> {
+  async ensure(
+    backend: Omit<Registration, 'forgotten'>,
+    mayMove: (from: Registration) => Promise<boolean>,
+  ): Promise<Registration> {
     await this.#askApiServer();
-    const forgotten = this.registrations.get(backend.backendId)?.forgotten ?? false;
-    const registration = { ...backend, forgotten };
+    const stored = this.registrations.get(backend.backendId);
+    const moves = stored !== undefined && stored.nodeId !== backend.nodeId && !backend.shared;
+    if (moves && !(await mayMove(stored))) return stored;
+    const registration = { ...backend, forgotten: stored?.forgotten ?? false };
     this.registrations.set(backend.backendId, registration);
     return registration;
   }
