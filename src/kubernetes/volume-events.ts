@@ -14,6 +14,7 @@ import { resources } from './api-request.ts';
 import type { Cluster } from './cluster.ts';
 import { isKubernetesError } from './errors.ts';
 import { metadataSchema, readObject } from './objects.ts';
+import { readKnownVolume, type EventTarget, type KnownVolume } from './known-volumes.ts';
 import { WatchedList, type WatchTimings } from './watched-list.ts';
 
 export interface VolumeEvent {
@@ -31,8 +32,6 @@ export interface VolumeEventsOptions {
   readonly driverName: string;
   readonly logger: Logger;
   readonly clock?: Clock;
-  /** Shown as the event's source; default: the driver's name. */
-  readonly component?: string;
   readonly limits?: Partial<EventLimits>;
   readonly timings?: Partial<WatchTimings>;
 }
@@ -59,20 +58,6 @@ const defaultLimits: EventLimits = {
 /** kubectl shows one paragraph; the API server refuses more than 1 KiB in the newer API. */
 const messageLengthMax = 1024;
 
-/** What an event is about. */
-interface Target {
-  readonly apiVersion: 'v1';
-  readonly kind: 'PersistentVolumeClaim' | 'PersistentVolume';
-  readonly name: string;
-  readonly namespace?: string;
-  readonly uid: string;
-}
-
-interface KnownVolume {
-  readonly volumeId: string;
-  readonly target: Target;
-}
-
 export class VolumeEvents {
   readonly #options: VolumeEventsOptions;
   readonly #clock: Clock;
@@ -96,7 +81,7 @@ export class VolumeEvents {
     this.#volumes = new WatchedList({
       cluster: options.cluster,
       collection: { resource: resources.persistentVolumes },
-      read: (object) => readVolume(object, options.driverName),
+      read: (object) => readKnownVolume(object, options.driverName),
       logger: options.logger,
       clock: this.#clock,
       ...(options.timings === undefined ? {} : { timings: options.timings }),
@@ -240,8 +225,8 @@ export class VolumeEvents {
     }
   }
 
-  #eventBody(event: VolumeEvent, target: Target): EventBody {
-    const component = this.#options.component ?? this.#options.driverName;
+  #eventBody(event: VolumeEvent, target: EventTarget): EventBody {
+    const { driverName: component } = this.#options;
     const digest = createHash('sha256').update(`${component}\n${target.uid}\n${event.reason}`);
     const time = new Date(this.#clock.now()).toISOString().replace(/\.\d+Z$/, 'Z');
     return {
@@ -274,7 +259,7 @@ interface EventBody {
   readonly apiVersion: 'v1';
   readonly kind: 'Event';
   readonly metadata: { readonly name: string; readonly namespace: string };
-  readonly involvedObject: Target;
+  readonly involvedObject: EventTarget;
   readonly type: string;
   readonly reason: string;
   readonly message: string;
@@ -293,35 +278,6 @@ const eventSchema = z.object({
 });
 
 type StoredEvent = z.infer<typeof eventSchema>;
-
-const volumeSchema = z.object({
-  metadata: metadataSchema,
-  spec: z.object({
-    csi: z.object({ driver: z.string(), volumeHandle: z.string() }).nullish(),
-    claimRef: z
-      .object({
-        namespace: z.string().nullish(),
-        name: z.string().nullish(),
-        uid: z.string().nullish(),
-      })
-      .nullish(),
-  }),
-});
-
-/** Undefined: a volume of another driver. */
-function readVolume(object: unknown, driverName: string): KnownVolume | undefined {
-  const { metadata, spec } = readObject(volumeSchema, object, 'read a PersistentVolume');
-  if (spec.csi?.driver !== driverName) return undefined;
-  const { name, uid } = metadata;
-  const { claimRef } = spec;
-  const volumeId = spec.csi.volumeHandle;
-  // Before it is bound, the claim that a volume is meant for has no uid.
-  if (claimRef?.uid && claimRef.name && claimRef.namespace) {
-    const claim = { name: claimRef.name, namespace: claimRef.namespace, uid: claimRef.uid };
-    return { volumeId, target: { apiVersion: 'v1', kind: 'PersistentVolumeClaim', ...claim } };
-  }
-  return { volumeId, target: { apiVersion: 'v1', kind: 'PersistentVolume', name, uid } };
-}
 
 function keyOf({ volumeId, reason, message }: VolumeEvent): string {
   return JSON.stringify([volumeId, reason, message]);
