@@ -82,6 +82,10 @@ const refusals: { set: string; says: string }[] = [
   { set: 'volumeSnapshotClasses[0].deletionPolicy=Keep', says: "one of 'Delete', 'Retain'" },
   { set: 'volumeSnapshotClasses[0].parameters.a=b', says: "additional properties 'parameters'" },
   { set: 'tls.ca.existingSecret=ours', says: 'there is no Secret storage/ours that Helm can read' },
+  {
+    set: 'tls.ca.bundle=-----BEGIN CERTIFICATE-----\n-----BEGIN EC PRIVATE KEY-----',
+    says: 'tls.ca.bundle: it holds a private key',
+  },
   { set: 'tls.ca.bundle=x', says: 'tls.ca.bundle: it holds no certificate' },
   { set: 'monitoring.podMonitor.interval=often', says: "'/monitoring/podMonitor/interval'" },
 ];

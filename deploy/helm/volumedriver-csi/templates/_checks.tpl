@@ -82,6 +82,9 @@ dataPlane.{{ $value }}: {{ $size | quote }} is no size. Use a number and a unit,
 {{- if and .bundle (not (contains "-----BEGIN CERTIFICATE-----" .bundle)) }}
 tls.ca.bundle: it holds no certificate. Use PEM, with lines "-----BEGIN CERTIFICATE-----"
 {{- end }}
+{{- if contains "PRIVATE KEY-----" .bundle }}
+tls.ca.bundle: it holds a private key, and would show it to everybody who can read ConfigMaps. Give certificates only
+{{- end }}
 {{- if and .existingSecret (not .bundle) (not (lookup "v1" "Secret" $.Release.Namespace .existingSecret)) }}
 tls.ca.existingSecret: there is no Secret {{ $.Release.Namespace }}/{{ .existingSecret }} that Helm can read (helm template reads none). Make it first, or give its certificate in tls.ca.bundle
 {{- end }}
