@@ -97,7 +97,7 @@ describe('controller', () => {
       issuer: null,
     };
     expect(parseController(kubernetes).controller?.cluster).toEqual(cluster);
-    const issuing = { ...kubernetes, issuer: 'tcp:0.0.0.0:9808', issuerServiceAccounts: 'plane' };
+    const issuing = { ...kubernetes, issuer: 'tcp:0.0.0.0:9808', issuerServiceAccount: 'plane' };
     expect(parseController(issuing).controller?.cluster).toEqual({
       ...cluster,
       issuer: { address: { host: '0.0.0.0', port: 9808 }, serviceAccount: 'plane' },
@@ -110,7 +110,7 @@ describe('controller', () => {
     ['a port beyond all', { ...kubernetes, volumedriverPort: '65536' }, '--volumedriver-port:'],
     ['a relative CA', { ...kubernetes, tlsCaDir: 'ca' }, '--tls-ca-dir:'],
     ['both worlds', { ...kubernetes, ...machine }, '--known-nodes: with --namespace'],
-    ['an issuer for anybody', { ...kubernetes, issuer: 'tcp:[::]:1' }, '--issuer-service-accounts'],
+    ['an issuer for anybody', { ...kubernetes, issuer: 'tcp:[::]:1' }, '--issuer-service-account'],
     ['no overcommit', { ...machine, overcommit: '0' }, '--overcommit: '],
     ['half a limit', { ...machine, attachLimit: '1.5' }, '--attach-limit: '],
   ])('refuses %s', (_, raw, says) => {

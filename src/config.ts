@@ -412,7 +412,7 @@ function readKubernetes(reader: Reader): KubernetesCluster | undefined {
 function readIssuer(reader: Reader): KubernetesCluster['issuer'] | undefined {
   return complete({
     address: reader.parsed('issuer', parseMetrics),
-    serviceAccount: reader.text('issuerServiceAccounts'),
+    serviceAccount: reader.text('issuerServiceAccount'),
   });
 }
 

@@ -185,7 +185,7 @@ role('controller', 'serve the CSI Controller service')
     '--issuer <ENDPOINT>',
     'where volumedrivers get their certificates: tcp:HOST:PORT (default: nowhere)',
   )
-  .option('--issuer-service-accounts <NAME>', "the service account of the volumedrivers' pods")
+  .option('--issuer-service-account <NAME>', "the service account of the volumedrivers' pods")
   .option(...overcommit)
   .option(...attachLimit)
   .option(...monitoring)
