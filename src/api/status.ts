@@ -45,28 +45,26 @@ export function toApiStatus(path: string, error: VolumeError): RpcStatus {
   return { code: apiStatus[error.code], details, metadata };
 }
 
-/** What a status means when it comes without our trailer: from gRPC itself, or from somebody else's server. */
+/**
+ * What a status means when it comes without our trailer: from gRPC itself, or from somebody else's server. Whatever is
+ * not in here says nothing about the work, INTERNAL and RESOURCE_EXHAUSTED neither, by which gRPC names connections that
+ * broke and streams that were cut: the call may have done it.
+ */
 const codeOfStatus: Partial<Record<status, ErrorCode>> = {
   [status.INVALID_ARGUMENT]: 'INVALID_ARGUMENT',
   [status.OUT_OF_RANGE]: 'OUT_OF_RANGE',
   [status.UNIMPLEMENTED]: 'NOT_IMPLEMENTED',
-  [status.RESOURCE_EXHAUSTED]: 'LIMIT_REACHED',
   [status.PERMISSION_DENIED]: 'PERMISSION_DENIED',
   [status.UNAUTHENTICATED]: 'PERMISSION_DENIED',
   [status.DATA_LOSS]: 'CORRUPT',
-  [status.INTERNAL]: 'INTERNAL',
   [status.ABORTED]: 'OPERATION_PENDING',
-  // A call that was cut short may have done its work.
-  [status.UNAVAILABLE]: 'UNAVAILABLE',
-  [status.DEADLINE_EXCEEDED]: 'UNAVAILABLE',
-  [status.CANCELLED]: 'UNAVAILABLE',
 };
 
 /** `peer` is whom the call went to: it is named when the answer is gRPC's own and not the service's. */
 export function fromApiStatus(error: ServiceError, peer: string): VolumeError {
   const [code] = error.metadata.get(errorCodeTrailer);
   if (isErrorCode(code)) return new VolumeError(code, error.details);
-  const fallback = codeOfStatus[error.code] ?? 'INTERNAL';
+  const fallback = codeOfStatus[error.code] ?? 'UNAVAILABLE';
   const why =
     error.code === status.UNAVAILABLE
       ? `it does not answer (${connectionReason(error)})`

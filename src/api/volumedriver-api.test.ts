@@ -3,6 +3,8 @@ import { Client, credentials, status, type ServiceError } from '@grpc/grpc-js';
 import { mkdtemp, rm } from 'node:fs/promises';
 import {
   connect as connectHttp2,
+  constants,
+  createServer as createHttp2Server,
   type ClientHttp2Session,
   type IncomingHttpHeaders,
 } from 'node:http2';
@@ -145,6 +147,29 @@ describe('between client and server', () => {
       impatient.close();
       for (const socket of accepted) socket.destroy();
       silent.close();
+    }
+  });
+
+  test.each([
+    ['without a reason', constants.NGHTTP2_NO_ERROR],
+    ['because it failed', constants.NGHTTP2_INTERNAL_ERROR],
+    ['because it has too much to do', constants.NGHTTP2_ENHANCE_YOUR_CALM],
+  ])('a call that is cut %s may have done its work: UNAVAILABLE', async (_, code) => {
+    const { path } = pair.endpoint as { path: string };
+    const cutting = createHttp2Server();
+    cutting.on('stream', (stream) => {
+      stream.on('error', () => undefined);
+      stream.close(code);
+    });
+    const endpoint: Endpoint = { kind: 'unix', path: `${path}.cutting` };
+    await new Promise<void>((resolve) => cutting.listen(endpoint.path, resolve));
+    const client = new VolumedriverClient(endpoint, { timeoutMs: 2000 });
+    try {
+      const making = client.createVolume({ name: 'v', sizeBytes: 4096 });
+      await expect(making).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    } finally {
+      client.close();
+      cutting.close();
     }
   });
 
