@@ -1,6 +1,6 @@
 /**
- * The CSI Controller service. It keeps no state and no locks: names, grants and generations live in the
- * volumedrivers, so that several replicas may serve at once and every call can be repeated anywhere.
+ * The CSI Controller service. It keeps no state: names, grants and generations live in the volumedrivers, so that
+ * several replicas may serve at once and every call can be repeated anywhere.
  */
 import {
   ControllerServiceCapability_RPC_Type as Rpc,
@@ -34,6 +34,7 @@ import {
   volumeStatus,
 } from './messages.ts';
 import { parseVolumeParameters } from './parameters.ts';
+import { OneAtATime } from './one-at-a-time.ts';
 import { publishVolume, unpublishVolume, type PublishParts } from './publish-volume.ts';
 import { createSnapshot, deleteSnapshot, listSnapshots } from './snapshots.ts';
 import { accessibleTopology } from './topology.ts';
@@ -69,17 +70,23 @@ export function createControllerService(
   options: ControllerServiceOptions,
 ): OfferedControllerHandlers {
   const { volumedrivers } = options;
+  const calls = new OneAtATime();
+  const alone = <Result>(volumeId: string, call: () => Promise<Result>): Promise<Result> =>
+    calls.run(`volume ${volumeId}`, call);
   return {
     ...snapshotHandlers(volumedrivers),
-    createVolume: async (request) => await createVolume(options, request),
+    createVolume: async (request) =>
+      await calls.run(`volume name ${request.name}`, () => createVolume(options, request)),
     deleteVolume: async (request) => {
-      await deleteVolume(options, requireString('volume_id', request.volumeId));
+      const volumeId = requireString('volume_id', request.volumeId);
+      await alone(volumeId, () => deleteVolume(options, volumeId));
       return {};
     },
-    controllerPublishVolume: async (request) => await publishVolume(options, request),
+    controllerPublishVolume: async (request) =>
+      await alone(request.volumeId, () => publishVolume(options, request)),
     controllerUnpublishVolume: async (request) => {
       const volumeId = requireString('volume_id', request.volumeId);
-      await unpublishVolume(options, { volumeId, nodeId: request.nodeId });
+      await alone(volumeId, () => unpublishVolume(options, { volumeId, nodeId: request.nodeId }));
       return {};
     },
     validateVolumeCapabilities: async (request) =>

@@ -1,11 +1,14 @@
-/** Repeated CreateVolume calls whose source changed after the first. */
+/** Repeated CreateVolume calls: whose source changed after the first, and while the first still runs. */
 import { expect, test } from '@jest/globals';
 import { MemoryVolumeService } from '../../test/support/memory-volume-service.ts';
 import {
   CreateVolumeRequest,
   VolumeCapability_AccessMode_Mode as Mode,
 } from '../api/generated/csi.ts';
+import { callContext } from '../../test/support/node-fixture.ts';
+import { createControllerService } from './controller-service.ts';
 import { createVolume } from './create-volume.ts';
+import { staticNodes } from './node-registry.ts';
 import { staticVolumedrivers } from './volumedrivers.ts';
 
 const mebibyte = 1024 * 1024;
@@ -39,4 +42,31 @@ test('a clone is found again after its source grew; a new one does not fit', asy
   await expect(createVolume(parts, cloneRequest('another', source.id))).rejects.toMatchObject({
     code: 'OUT_OF_RANGE',
   });
+});
+
+test('a call that is repeated while it still runs waits for it, wherever that has got to', async () => {
+  const volumes = new MemoryVolumeService();
+  const service = createControllerService({
+    driverName: 'driver',
+    volumedrivers: staticVolumedrivers([volumes]),
+    nodes: staticNodes(['n1']),
+    overcommit: 10,
+    attachLimit: 10,
+    deletesUnpublishedOnly: true,
+  });
+  const capacity = await volumes.capacity();
+  const answer = Promise.withResolvers<typeof capacity>();
+  const asked = Promise.withResolvers<undefined>();
+  volumes.capacity = () => {
+    asked.resolve(undefined);
+    return answer.promise;
+  };
+  const request = { ...cloneRequest('v', ''), volumeContentSource: undefined };
+  const first = service.createVolume(request, callContext);
+  await asked.promise;
+  await expect(service.createVolume(request, callContext)).rejects.toMatchObject({
+    code: 'OPERATION_PENDING',
+  });
+  answer.resolve(capacity);
+  expect(await first).toEqual(await service.createVolume(request, callContext));
 });
