@@ -59,17 +59,11 @@ export class ClusterNodes {
     return { json: rows, text };
   }
 
-  /** Gives up what only this node has. Refuses while its volumedriver works. */
-  async forget(nodeId: string): Promise<Answer> {
+  /** Gives up what only this node has, or one of its backends. Refuses while its volumedriver works with that. */
+  async forget(nodeId: string, backendId: string | undefined): Promise<Answer> {
     const pod = (await this.#pods()).find((one) => one.nodeId === nodeId && one.ready);
-    if (pod !== undefined) {
-      throw new VolumeError(
-        'NOT_CAPABLE',
-        `forget node ${nodeId}: its volumedriver is ready (pod ${pod.name}), so its volumes are not lost; to give ` +
-          'them up all the same, first take the node out of the cluster or keep the data plane off it',
-      );
-    }
-    const forgotten = await this.#registrations.forget(nodeId);
+    if (pod !== undefined) await this.#refuseUsed({ nodeId, backendId, podName: pod.name });
+    const forgotten = await this.#registrations.forget(nodeId, backendId);
     if (forgotten.length === 0) await this.#refuseUnknown('forget', nodeId);
     const ids = idsOf(forgotten);
     return {
@@ -81,8 +75,8 @@ export class ClusterNodes {
     };
   }
 
-  async remember(nodeId: string): Promise<Answer> {
-    const remembered = await this.#registrations.remember(nodeId);
+  async remember(nodeId: string, backendId: string | undefined): Promise<Answer> {
+    const remembered = await this.#registrations.remember(nodeId, backendId);
     if (remembered.length === 0) await this.#refuseUnknown('remember', nodeId);
     const ids = idsOf(remembered);
     return {
@@ -108,7 +102,39 @@ export class ClusterNodes {
     }
   }
 
+  /**
+   * A volumedriver that is ready works with one of its node's backends. Which one is not known here: somebody has to
+   * name another, such as that of a disk that was replaced.
+   */
+  async #refuseUsed(wanted: {
+    nodeId: string;
+    backendId: string | undefined;
+    podName: string;
+  }): Promise<void> {
+    const { nodeId, backendId, podName } = wanted;
+    const own = await this.#ownOf(nodeId);
+    if (own.length === 0 || (backendId !== undefined && own.length > 1)) return;
+    const help =
+      own.length > 1
+        ? `to give up the backend of a disk that was replaced, name it with --backend (${idsOf(own).join(', ')})`
+        : 'to give them up all the same, first take the node out of the cluster or keep the data plane off it';
+    throw new VolumeError(
+      'NOT_CAPABLE',
+      `forget node ${nodeId}: its volumedriver is ready (pod ${podName}), so its volumes are not lost; ${help}`,
+    );
+  }
+
+  async #ownOf(nodeId: string): Promise<Registration[]> {
+    const all = await this.#registrations.list();
+    return all.filter((one) => one.nodeId === nodeId && !one.shared);
+  }
+
   async #refuseUnknown(what: string, nodeId: string): Promise<never> {
+    const own = idsOf(await this.#ownOf(nodeId));
+    if (own.length > 0) {
+      const message = `${what} node ${nodeId}: it has no such backend (it has: ${own.join(', ')})`;
+      throw new VolumeError('NODE_NOT_FOUND', message);
+    }
     const nodes = new Set(
       (await this.#registrations.list())
         .filter(({ shared }) => !shared)

@@ -137,6 +137,36 @@ describe('vdctl node forget', () => {
     expect(await registrations.get('00000000aa')).toMatchObject({ forgotten: false });
   });
 
+  test('gives up the disk that was replaced, and leaves the new one', async () => {
+    await putCluster();
+    await registrations.ensure({ backendId: '00000000ee', nodeId: 'n1', shared: false });
+    const all = await vdctl('node', 'forget', 'n1');
+    expect(all.code).toBe(1);
+    expect(all.err).toContain('name it with --backend (00000000aa, 00000000ee)');
+    const old = await vdctl('node', 'forget', 'n1', '--backend', '00000000aa');
+    expect(old).toMatchObject({ code: 0, err: '' });
+    expect(old.out).toContain('forgot node n1, with backend 00000000aa\n');
+    expect(await registrations.list()).toMatchObject([
+      { backendId: '00000000aa', forgotten: true },
+      { backendId: '00000000bb', forgotten: false },
+      { backendId: '00000000cc', forgotten: false },
+      { backendId: '00000000ee', forgotten: false },
+    ]);
+    expect((await vdctl('node', 'remember', 'n1', '--backend', '00000000aa')).code).toBe(0);
+    expect(await registrations.get('00000000aa')).toMatchObject({ forgotten: false });
+  });
+
+  test.each([
+    ['the only backend of a node that works', 'n1', '00000000aa', 'its volumedriver is ready'],
+    ['a backend of another node', 'n2', '00000000aa', 'no such backend (it has: 00000000bb)'],
+  ])('refuses %s', async (_what, node, backend, says) => {
+    await putCluster();
+    const { code, err } = await vdctl('node', 'forget', node, '--backend', backend);
+    expect(code).toBe(1);
+    expect(err).toContain(says);
+    expect(await registrations.get(backend)).toMatchObject({ forgotten: false });
+  });
+
   test.each(['n3', 'n10', 'n99', '../n2'])(
     'refuses %s, which has nothing of its own',
     async (node) => {

@@ -17,6 +17,15 @@ interface NodeOptions {
 /** A label's value, which a driver's name has to be. */
 const driverNamePattern = /^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$/;
 
+interface BackendChoice {
+  readonly backend?: string;
+}
+
+const backendOption: [string, string] = [
+  '--backend <id>',
+  'of a node with several, as after a disk was replaced: this one alone',
+];
+
 const aboutForget = `
 For a node that is lost for good, with its disk. Its volumes exist nowhere else, so deleting or detaching them
 waits for the node, until it is forgotten: from then on that counts as done. Nothing is deleted, neither in
@@ -45,17 +54,19 @@ export function addNodeCommands(program: Command, io: Io): void {
   node
     .command('forget')
     .argument('<node>', 'the name of its Node object')
+    .option(...backendOption)
     .description('give up a lost node and its volumes')
     .addHelpText('after', aboutForget)
-    .action(async (nodeId: string, _options: object, command: Command) => {
-      await withCluster(command, io, (nodes) => nodes.forget(nodeId));
+    .action(async (nodeId: string, { backend }: BackendChoice, command: Command) => {
+      await withCluster(command, io, (nodes) => nodes.forget(nodeId, backend));
     });
   node
     .command('remember')
     .argument('<node>', 'the name of its Node object')
+    .option(...backendOption)
     .description('use a node again that was forgotten')
-    .action(async (nodeId: string, _options: object, command: Command) => {
-      await withCluster(command, io, (nodes) => nodes.remember(nodeId));
+    .action(async (nodeId: string, { backend }: BackendChoice, command: Command) => {
+      await withCluster(command, io, (nodes) => nodes.remember(nodeId, backend));
     });
 }
 

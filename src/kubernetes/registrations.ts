@@ -81,21 +81,25 @@ export class Registrations {
   }
 
   /**
-   * Marks what only this node has: not a shared backend. The answer is all that is marked for the node now, also what
-   * was before.
+   * Marks what only this node has: not a shared backend; of several, one alone when `backendId` says which. The answer
+   * is all that is marked now, also what was before.
    */
-  async forget(nodeId: string): Promise<Registration[]> {
-    return await this.#mark(nodeId, true);
+  async forget(nodeId: string, backendId?: string): Promise<Registration[]> {
+    return await this.#mark({ nodeId, backendId }, true);
   }
 
-  /** Takes the mark away again. The answer is all that is registered for the node, without shared backends. */
-  async remember(nodeId: string): Promise<Registration[]> {
-    return await this.#mark(nodeId, false);
+  /** Takes the mark away again, from the same backends as forget() gives it to. The answer is those. */
+  async remember(nodeId: string, backendId?: string): Promise<Registration[]> {
+    return await this.#mark({ nodeId, backendId }, false);
   }
 
-  async #mark(nodeId: string, forgotten: boolean): Promise<Registration[]> {
+  async #mark(
+    wanted: { nodeId: string; backendId: string | undefined },
+    forgotten: boolean,
+  ): Promise<Registration[]> {
     const marked: Registration[] = [];
-    const isOwn = (item: Registration): boolean => item.nodeId === nodeId && !item.shared;
+    const isOwn = ({ nodeId, backendId, shared }: Registration): boolean =>
+      nodeId === wanted.nodeId && !shared && backendId === (wanted.backendId ?? backendId);
     for (const { backendId } of (await this.list()).filter(isOwn)) {
       const now = await this.#update(backendId, (stored) => {
         // It moved away while we looked: then it is not this node's any more.
