@@ -1,4 +1,5 @@
 /** The attacher role: owns the node's block devices. It leaves them working when it ends. */
+import { mkdir } from 'node:fs/promises';
 import { release } from 'node:os';
 import { startAttacherServer } from '../api/attacher-server.ts';
 import { AttacherService } from '../attacher/attacher-service.ts';
@@ -12,6 +13,7 @@ import { systemClock } from '../base/clock.ts';
 import { createLogger, type Logger } from '../base/logger.ts';
 import type { AttacherConfig } from '../config.ts';
 import { startMonitoringIfWanted } from '../monitoring/http-server.ts';
+import { lockDirectory } from '../volumedriver/disk/directory-lock.ts';
 import { runCommand } from '../volumes/command.ts';
 import { aborted } from './stopping.ts';
 
@@ -25,6 +27,9 @@ export async function runAttacher(
 ): Promise<void> {
   const logger = createLogger(config.logLevel, { role: 'attacher', version });
   const { stateDirectory, driverName, reconnectDelaySeconds } = config;
+  // Before anything is looked at: what another attacher has begun would be undone.
+  await mkdir(stateDirectory, { recursive: true, mode: 0o700 });
+  const lock = lockDirectory(stateDirectory, `process ${process.pid}`);
   const strategies = await strategiesFor(config, logger);
   const [{ name: strategy }] = strategies;
   const metrics = new PrometheusMetrics({ strategy, driver: driverName });
@@ -51,6 +56,7 @@ export async function runAttacher(
   await server.close();
   await service.close();
   await monitoring?.close();
+  lock.release();
 }
 
 /** The one that makes new devices first, and the other one for devices that it made before. */
