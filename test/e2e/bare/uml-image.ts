@@ -4,7 +4,7 @@
  * times as fast from there as from hostfs. It is kept in a cache, by the digest of its contents, and never written by a
  * guest. When images change, a copy of the disk that was used last gets only what is new.
  */
-import { createHash, randomBytes } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import { spawn } from 'node:child_process';
 import { createReadStream } from 'node:fs';
 import { copyFile, mkdir, readdir, rename, rm, stat, truncate, writeFile } from 'node:fs/promises';
@@ -16,10 +16,9 @@ const sizeBytes = 24 * 1024 ** 3;
 const commandMs = 60_000;
 const importMs = 240_000;
 const startMs = 30_000;
-/** Disks that no run asked for lately go. */
-const kept = 2;
-/** A draft that is older belongs to nobody. */
-const draftMs = 3_600_000;
+/** Besides the one that is being made. The others, which no run asked for lately, go. */
+const kept = 1;
+/** Before the number of the process that is at it. */
 const draftPrefix = 'draft-';
 
 export interface UmlImageOptions {
@@ -46,8 +45,9 @@ export async function umlDiskImage(options: UmlImageOptions): Promise<string> {
     await runCommand('touch', ['-a', path], { timeoutMs: commandMs });
     return path;
   }
+  await removeOld(cacheDirectory);
   const startedMs = performance.now();
-  const folder = join(cacheDirectory, `${draftPrefix}${randomBytes(6).toString('hex')}`);
+  const folder = join(cacheDirectory, `${draftPrefix}${process.pid}`);
   const draft = join(folder, 'disk');
   await mkdir(folder);
   try {
@@ -57,7 +57,6 @@ export async function umlDiskImage(options: UmlImageOptions): Promise<string> {
   } finally {
     await rm(folder, { recursive: true, force: true, maxRetries: 3 });
   }
-  await removeOld(cacheDirectory);
   const seconds = ((performance.now() - startedMs) / 1000).toFixed(1);
   options.logger(`the disk of the user-mode-linux node is made in ${seconds} s`);
   return path;
@@ -203,9 +202,9 @@ async function removeOld(cacheDirectory: string): Promise<void> {
   for (const old of (await disksIn(cacheDirectory)).slice(kept)) await rm(old, { force: true });
   for (const name of await readdir(cacheDirectory)) {
     if (!name.startsWith(draftPrefix)) continue;
-    const path = join(cacheDirectory, name);
-    const ageMs = Date.now() - (await stat(path)).mtimeMs;
-    if (ageMs > draftMs) await rm(path, { recursive: true, force: true });
+    const owner = name.slice(draftPrefix.length);
+    if (await exists(`/proc/${owner}`)) continue;
+    await rm(join(cacheDirectory, name), { recursive: true, force: true });
   }
 }
 
