@@ -28,6 +28,7 @@ import {
   installSnapshotApi,
   mergeValues,
   untilDriverReady,
+  untilRoomIsKnown,
   untilSnapshotControllerReady,
 } from './support/install.ts';
 import { prepareFromSources, Skipped } from './support/prepare.ts';
@@ -184,6 +185,11 @@ async function install(
   );
   await untilDriverReady(kube, release, values, nodeCount);
   await untilSnapshotControllerReady(kube);
+  await untilRoomIsKnown(
+    kube,
+    release,
+    provider.nodes.map(({ name }) => name),
+  );
   const controlSocket = join(running.folder, 'control.sock');
   running.control = await serveControl(provider, controlSocket);
   const state: ClusterState = {

@@ -17,7 +17,7 @@ const scratch = useScratch('certificates');
 const remoteApiPort = 9809;
 
 /** Exit codes of curl for a connection that was refused in or after the handshake, but was there. */
-const refusals = ['16', '35', '52', '55', '56', '92'];
+const refusals = ['16', '18', '35', '52', '55', '56', '92'];
 
 step(
   'a volumedriver talks to nobody without a certificate, and to nothing older than TLS 1.3',

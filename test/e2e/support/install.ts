@@ -1,7 +1,7 @@
 /** Puts the product on a fresh cluster, as a user would: CRDs and snapshot-controller, then the chart with helm. */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { KubernetesObject, V1Deployment } from '@kubernetes/client-node';
+import type { KubernetesObject, V1CSIStorageCapacity, V1Deployment } from '@kubernetes/client-node';
 import { parseAllDocuments } from 'yaml';
 import { mustRun } from './commands.ts';
 import { components, Driver } from './driver.ts';
@@ -12,6 +12,7 @@ import {
   snapshotControllerNamespace,
 } from './snapshot-controller.ts';
 import type { Release } from './state.ts';
+import { until } from './waiting.ts';
 import { snapshotClass, storageClasses } from './workloads.ts';
 
 export type Values = Readonly<Record<string, unknown>>;
@@ -165,4 +166,26 @@ export async function untilDriverReady(
   await driver.untilReady(components.dataPlane, nodeCount);
   await driver.untilReady(components.node, nodeCount);
   await driver.untilReady(components.controller, replicas);
+}
+
+/** The scheduler knows of room on every node: until then it lets no pod wait for a volume there. */
+export async function untilRoomIsKnown(
+  kube: Kube,
+  release: Release,
+  nodes: readonly string[],
+): Promise<void> {
+  const topologyKey = new Driver(kube, release).topologyKey;
+  await until(
+    'there is a CSIStorageCapacity for each node',
+    async () => {
+      const all = await kube.list<V1CSIStorageCapacity>('storage.k8s.io/v1', 'CSIStorageCapacity');
+      const known = new Set(
+        all
+          .filter(({ storageClassName }) => storageClassName === storageClasses.ext4)
+          .map(({ nodeTopology }) => nodeTopology?.matchLabels?.[topologyKey]),
+      );
+      return nodes.every((node) => known.has(node)) ? true : undefined;
+    },
+    { limitMs: 150_000 },
+  );
 }

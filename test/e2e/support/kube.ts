@@ -74,10 +74,12 @@ export class Kube {
   }
 
   /** A merge patch. */
-  async patch(reference: Reference, change: object): Promise<void> {
+  async patch(reference: Reference, change: Readonly<Record<string, unknown>>): Promise<void> {
+    const named = header(reference);
+    const metadata = change['metadata'] as object | undefined;
     await this.#patiently(`patch ${describeReference(reference)}`, () =>
       this.#objects.patch(
-        { ...header(reference), ...change },
+        { ...named, ...change, metadata: { ...named.metadata, ...metadata } },
         undefined,
         undefined,
         undefined,

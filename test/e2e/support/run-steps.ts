@@ -52,8 +52,6 @@ async function runGroup(group: StepGroup, { root, stateFile, print }: RunOptions
         ...['--rootDir', root, '-c', join(root, 'test/e2e/jest.config.js')],
         ...(group.workers === 1 ? ['--runInBand'] : [`--maxWorkers=${group.workers}`]),
         ...['--reporters', join(root, 'test/support/jest-reporter.ts')],
-        // Connections to the API server are kept alive by its client.
-        '--forceExit',
         ...['--runTestsByPath', ...files],
       ],
       {

@@ -20,7 +20,7 @@ const needTexts: Readonly<Record<Need, string>> = {
 };
 
 export function step(name: string, body: () => Promise<void>, limitMs = stepLimitMs): void {
-  test(name, body, limitMs);
+  test(name, () => told(name, body), limitMs);
 }
 
 export function stepNeeds(
@@ -32,6 +32,19 @@ export function stepNeeds(
   const { features, nodes } = readState();
   const has = new Set<Need>([...features, ...(nodes.length > 1 ? (['two-nodes'] as const) : [])]);
   const missing = needs.find((need) => !has.has(need));
-  if (missing === undefined) test(name, body, limitMs);
+  if (missing === undefined) step(name, body, limitMs);
   else test.skip(`${name} [${needTexts[missing]}]`, body);
+}
+
+/** Says how long each took, as soon as it is over. */
+async function told(name: string, body: () => Promise<void>): Promise<void> {
+  const started = performance.now();
+  let end = 'FAILED';
+  try {
+    await body();
+    end = 'ok';
+  } finally {
+    const seconds = ((performance.now() - started) / 1000).toFixed(1);
+    process.stdout.write(`   ${seconds.padStart(6)} s  ${end}  ${name}\n`);
+  }
 }

@@ -42,6 +42,8 @@ export interface PodWish {
   /** A generic ephemeral volume by the path of its mount. */
   readonly ephemeral?: Readonly<Record<string, ClaimWish>>;
   readonly node?: string;
+  /** Runs on nodes that have this label, with the value `yes`. */
+  readonly nodeLabel?: string;
   readonly fsGroup?: number;
   readonly runAs?: number;
   readonly restartPolicy?: 'Always' | 'Never';
@@ -101,6 +103,7 @@ export function pod(namespace: string, name: string, wish: PodWish): V1Pod {
       automountServiceAccountToken: false,
       enableServiceLinks: false,
       ...(wish.node === undefined ? {} : { nodeSelector: { 'kubernetes.io/hostname': wish.node } }),
+      ...(wish.nodeLabel === undefined ? {} : { nodeSelector: { [wish.nodeLabel]: 'yes' } }),
       securityContext: {
         ...(wish.fsGroup === undefined ? {} : { fsGroup: wish.fsGroup }),
         ...(wish.runAs === undefined ? {} : { runAsUser: wish.runAs }),
