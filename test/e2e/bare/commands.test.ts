@@ -1,7 +1,8 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { delay, until } from '../support/waiting.ts';
 import { Daemon, run } from './commands.ts';
 
 let folder: string;
@@ -55,11 +56,23 @@ describe('Daemon', () => {
     await expect(ready).rejects.toThrow(/^service: not ready within 0.3 s:\nstill thinking/);
   });
 
+  test('is started again when it is to be kept up, until it is stopped', async () => {
+    const script = `echo life >>${folder}/lives; [ -e ${folder}/last ] && exec sleep 60; touch ${folder}/last`;
+    daemon = new Daemon('service', ['sh', '-c', script], folder, true);
+    daemon.start();
+    const lives = async (): Promise<number> =>
+      (await readFile(join(folder, 'lives'), 'utf8').catch(() => '')).split('\n').length - 1;
+    await until('it lives again', async () => ((await lives()) === 2 ? true : undefined));
+    await daemon.stop();
+    await delay(1000);
+    expect(await lives()).toBe(2);
+  });
+
   test('can be started again, and an earlier end is forgotten', async () => {
     const service = start('exec sleep 60');
     await service.stop();
     service.start();
-    await new Promise((resolve) => setTimeout(resolve, 100));
+    await delay(100);
     expect(service.ending).toBeUndefined();
   });
 });

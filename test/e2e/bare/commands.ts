@@ -7,6 +7,7 @@ import { delay } from '../support/waiting.ts';
 
 const shortLimitMs = 30_000;
 const killMs = 20_000;
+const startAgainMs = 500;
 /** How much of a log goes into an error's message. */
 const logCharsMax = 3000;
 
@@ -23,15 +24,22 @@ export async function run(
   return (await runCommand(program, args, { timeoutMs, ...accepted })).stdout;
 }
 
-/** A process that runs until it is ended, with a process group of its own; its output is appended to a log. */
+/**
+ * A process that runs until it is ended, with a process group of its own; its output is appended to a log. One that is
+ * `keptUp` and ends by itself is started again, as a kubelet would do with the parts of a control plane: some of them
+ * end on purpose when the API server was away.
+ */
 export class Daemon {
   readonly name: string;
   readonly #command: readonly string[];
   readonly #log: string;
+  readonly #keptUp: boolean;
   #group: number | undefined;
+  #wanted = false;
 
-  constructor(name: string, command: readonly string[], logDirectory: string) {
+  constructor(name: string, command: readonly string[], logDirectory: string, keptUp = false) {
     this.name = name;
+    this.#keptUp = keptUp;
     this.#command = command;
     this.#log = `${logDirectory}/${name}.log`;
   }
@@ -46,8 +54,14 @@ export class Daemon {
     closeSync(log);
     this.#group = child.pid;
     this.ending = undefined;
+    this.#wanted = true;
     const end = (why: string): void => {
-      if (this.#group === child.pid) this.ending ??= why;
+      if (this.#group !== child.pid) return;
+      this.ending ??= why;
+      if (!this.#keptUp || !this.#wanted) return;
+      setTimeout(() => {
+        if (this.#wanted) this.start();
+      }, startAgainMs).unref();
     };
     child.once('error', (error) => end(error.message));
     child.once('exit', (code, signal) => end(`it ended with ${code ?? signal ?? 'nothing'}`));
@@ -55,6 +69,7 @@ export class Daemon {
 
   /** SIGTERM, and SIGKILL after the grace. Resolves when all of it is gone; content when it is not there. */
   async stop(graceMs = 15_000): Promise<void> {
+    this.#wanted = false;
     if (!(await this.#ends('SIGTERM', graceMs)) && !(await this.#ends('SIGKILL', killMs))) {
       throw new Error(`${this.name} does not end`);
     }

@@ -25,6 +25,7 @@ export interface ControlPlaneOptions {
 
 export class ControlPlane {
   readonly #options: ControlPlaneOptions;
+  readonly #keptUp: Daemon[] = [];
   #apiServer: Daemon | undefined;
 
   constructor(options: ControlPlaneOptions) {
@@ -41,7 +42,16 @@ export class ControlPlane {
     this.#apiServer.start();
     await this.#apiServer.untilReady(startLimitMs, isReady);
     const commands = await Promise.all([this.#controllerCommand(), this.#schedulerCommand()]);
-    for (const command of commands) this.#daemon(command[0], command).start();
+    for (const command of commands) {
+      const daemon = this.#daemon(command[0], command, true);
+      this.#keptUp.push(daemon);
+      daemon.start();
+    }
+  }
+
+  /** Ends what would be started again; the rest ends with the sandbox. */
+  async stop(): Promise<void> {
+    await Promise.all(this.#keptUp.map((daemon) => daemon.stop(0)));
   }
 
   async restartApiServer(): Promise<void> {
@@ -52,10 +62,15 @@ export class ControlPlane {
     await this.#apiServer.untilReady(startLimitMs, this.#options.isReady);
   }
 
-  #daemon(name: string, [program, ...args]: readonly [string, ...string[]]): Daemon {
+  #daemon(
+    name: string,
+    [program, ...args]: readonly [string, ...string[]],
+    keptUp = false,
+  ): Daemon {
     const { sandbox, toolsDirectory, logDirectory } = this.#options;
     const path = program === 'etcd' ? program : join(toolsDirectory, program);
-    return new Daemon(name, [...sandbox.enterWithMachineFiles, path, ...args], logDirectory);
+    const command = [...sandbox.enterWithMachineFiles, path, ...args];
+    return new Daemon(name, command, logDirectory, keptUp);
   }
 
   async #apiServerCommand(): Promise<readonly [string, ...string[]]> {

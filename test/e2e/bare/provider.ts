@@ -191,6 +191,7 @@ class BareCluster implements Provider {
   async #takeDown(): Promise<void> {
     const { logger } = this.#options;
     await this.#umlNode?.stop().catch((error: unknown) => logger(`n2: ${String(error)}`));
+    await this.#controlPlane?.stop().catch((error: unknown) => logger(String(error)));
     await this.#sandbox.close(logger);
     await this.#api?.close();
   }
