@@ -99,7 +99,10 @@ export function chartValues(images: Images, release: Release, nodeCount: number)
     image: { ...imageValue(images.product), pullPolicy: 'IfNotPresent' },
     controller: { replicas: Math.min(2, nodeCount), logLevel: 'debug' },
     node: { logLevel: 'debug' },
-    sidecars,
+    // How much room there is is asked again every minute otherwise, also after the first answer was missing.
+    sidecars: mergeValues(sidecars, {
+      provisioner: { extraArgs: ['--capacity-poll-interval=10s'] },
+    }),
     storageClasses: [
       { name: storageClasses.ext4 },
       { name: storageClasses.xfs, fsType: 'xfs' },
