@@ -2,7 +2,7 @@
  * The disk that a user-mode-linux node starts with, an ext4: containerd's data, into which a containerd on the host has
  * loaded and unpacked the images, for in the guest that would take minutes; and the node's programs, which start three
  * times as fast from there as from hostfs. It is kept in a cache, by the digest of its contents, and never written by a
- * guest. When images change, a copy of the disk that was used last gets only what is new.
+ * guest. When images change, the disk that was used last becomes the new one, and gets only what is new.
  */
 import { createHash } from 'node:crypto';
 import { spawn } from 'node:child_process';
@@ -11,6 +11,7 @@ import { copyFile, mkdir, readdir, rename, rm, stat, truncate, writeFile } from 
 import { basename, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { runCommand } from '../../../src/base/command.ts';
+import { findProcesses } from '../../../src/base/processes.ts';
 
 const sizeBytes = 24 * 1024 ** 3;
 const commandMs = 60_000;
@@ -62,7 +63,7 @@ export async function umlDiskImage(options: UmlImageOptions): Promise<string> {
   return path;
 }
 
-/** Another disk, so that what both have in common is there already; a new one when there is none. */
+/** Another disk, so that what both have in common is there already; a new one when there is none. A guest may use it. */
 async function startDraft(cacheDirectory: string, draft: string): Promise<void> {
   const [newest] = await disksIn(cacheDirectory);
   if (newest === undefined) {
@@ -71,7 +72,11 @@ async function startDraft(cacheDirectory: string, draft: string): Promise<void> 
     const features = ['-E', 'lazy_itable_init=1,lazy_journal_init=1', '-m', '0'];
     await runCommand('mkfs.ext4', ['-q', '-F', ...features, draft], { timeoutMs: commandMs });
   } else {
-    await runCommand('cp', ['--sparse=always', newest, draft], { timeoutMs: importMs });
+    const guests = await findProcesses('linux.uml', (args) =>
+      args.some((arg) => arg.includes(newest)),
+    );
+    if (guests.length === 0) await rename(newest, draft);
+    else await runCommand('cp', ['--sparse=always', newest, draft], { timeoutMs: importMs });
   }
 }
 
