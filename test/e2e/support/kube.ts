@@ -75,11 +75,12 @@ export class Kube {
 
   /** A merge patch. */
   async patch(reference: Reference, change: Readonly<Record<string, unknown>>): Promise<void> {
-    const named = header(reference);
+    const { apiVersion, kind, name, namespace } = reference;
+    const named = namespace === undefined ? { name } : { name, namespace };
     const metadata = change['metadata'] as object | undefined;
     await this.#patiently(`patch ${describeReference(reference)}`, () =>
       this.#objects.patch(
-        { ...named, ...change, metadata: { ...named.metadata, ...metadata } },
+        { apiVersion, kind, ...change, metadata: { ...named, ...metadata } },
         undefined,
         undefined,
         undefined,
