@@ -50,6 +50,7 @@ export const suites: readonly Suite[] = [
       'test/demo/**',
       'test/conformance/attach*',
       'test/conformance/csi*',
+      'test/e2e/bare/{sandbox,service-forwarder,uml-machine}.test.ts',
     ],
     inBand: true,
   },
