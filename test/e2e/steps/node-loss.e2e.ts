@@ -60,19 +60,7 @@ stepNeeds(
     for (const pod of ['doomed', 'doomed-too']) {
       await kube.untilGone(scratch.reference('Pod', pod), { limitMs: 150_000 });
     }
-    const handles = await Promise.all(
-      ['killed', 'unwanted'].map((claim) => scratch.volumeOf(claim)),
-    );
-    await until(
-      'the attachments of its volumes are gone',
-      async () => {
-        const all = await kube.list<V1VolumeAttachment>('storage.k8s.io/v1', 'VolumeAttachment');
-        return all.some(({ spec }) => handles.includes(spec.source.persistentVolumeName ?? ''))
-          ? undefined
-          : true;
-      },
-      { limitMs: 150_000 },
-    );
+    for (const claim of ['killed', 'unwanted']) await untilDetached(await scratch.volumeOf(claim));
   },
 );
 
@@ -125,6 +113,7 @@ stepNeeds(
     const reference = { apiVersion: 'v1', kind: 'PersistentVolume', name: volume };
     await kube.remove(scratch.reference('Pod', 'after-kill'));
     await kube.untilGone(scratch.reference('Pod', 'after-kill'));
+    await untilDetached(volume);
     await node.kill();
     await untilNodeNotReady(node.name);
     await kube.remove(scratch.reference('PersistentVolumeClaim', 'killed'));
@@ -157,6 +146,18 @@ afterAll(async () => {
 
 function lostNode(): RemoteNode {
   return nodeWhich(scratch.cluster, 'with a kernel of its own', ({ ownKernel }) => ownKernel);
+}
+
+async function untilDetached(volume: string): Promise<void> {
+  await until(
+    `the attachment of ${volume} is gone`,
+    async () => {
+      const { kube } = scratch.cluster;
+      const all = await kube.list<V1VolumeAttachment>('storage.k8s.io/v1', 'VolumeAttachment');
+      return all.some(({ spec }) => spec.source.persistentVolumeName === volume) ? undefined : true;
+    },
+    { limitMs: 150_000 },
+  );
 }
 
 async function untilNodeIsBack(node: RemoteNode): Promise<void> {
