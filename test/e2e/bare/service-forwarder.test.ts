@@ -51,7 +51,7 @@ testRequires(
     await until('it refuses', async () => ((await talk(socketPath)) === '' ? true : undefined));
 
     const echo =
-      "require('net').createServer({allowHalfOpen:true},(s)=>s.pipe(s)).listen(443,'0.0.0.0')";
+      "require('net').createServer({allowHalfOpen:true},(s)=>s.on('error',()=>{}).pipe(s)).listen(443,'0.0.0.0')";
     const server = daemon('echo', '-e', echo);
     for (let lives = 0; lives < 2; lives++) {
       server.start();
