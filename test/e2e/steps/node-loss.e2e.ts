@@ -37,6 +37,7 @@ stepNeeds(
     });
     expect(checkLines(text, acknowledged).count).toBeGreaterThan(acknowledged);
     await scratch.removePod('reboot-writer');
+    await scratch.removeClaim('rebooted');
   },
 );
 
@@ -103,30 +104,40 @@ stepNeeds(
   },
 );
 
+stepNeeds(needs, 'a volume of a dead node can be deleted after `vdctl node forget`', async () => {
+  const { kube } = scratch.cluster;
+  const node = lostNode();
+  const volume = await scratch.volumeOf('killed');
+  const reference = { apiVersion: 'v1', kind: 'PersistentVolume', name: volume };
+  await kube.remove(scratch.reference('Pod', 'after-kill'));
+  await kube.untilGone(scratch.reference('Pod', 'after-kill'));
+  await untilDetached(volume);
+  await node.kill();
+  await untilNodeNotReady(node.name);
+  await kube.remove(scratch.reference('PersistentVolumeClaim', 'killed'));
+  await scratch.untilEvent(reference, /VolumeFailedDelete.*Unavailable/i, 150_000);
+  await nodeCommand('forget', node.name);
+  await kube.untilGone(reference, { limitMs: 240_000 });
+});
+
 stepNeeds(
   needs,
-  'a volume of a dead node can be deleted after `vdctl node forget`',
+  'a forgotten node that comes back is used again after `vdctl node remember`',
   async () => {
-    const { kube, driver } = scratch.cluster;
+    const { driver } = scratch.cluster;
     const node = lostNode();
-    const volume = await scratch.volumeOf('killed');
-    const reference = { apiVersion: 'v1', kind: 'PersistentVolume', name: volume };
-    await kube.remove(scratch.reference('Pod', 'after-kill'));
-    await kube.untilGone(scratch.reference('Pod', 'after-kill'));
-    await untilDetached(volume);
-    await node.kill();
-    await untilNodeNotReady(node.name);
-    await kube.remove(scratch.reference('PersistentVolumeClaim', 'killed'));
-    await scratch.untilEvent(reference, /VolumeFailedDelete.*Unavailable/i, 150_000);
-    const controllers = await driver.pods(components.controller);
-    const controller = controllers.find((pod) => pod.node !== node.name);
-    if (controller === undefined) throw new Error('no controller on a node that lives');
-    await kube.exec(controller, ['vdctl', 'node', 'forget', node.name], {
-      container: 'controller',
-    });
-    await kube.untilGone(reference, { limitMs: 240_000 });
+    await node.start();
+    await untilNodeIsBack(node);
+    // Nobody else would ever remove it.
+    const left = await driver.engineVolumes(node.name);
+    expect(left).toHaveLength(1);
+    for (const { id } of left) await driver.vdctl(node.name, 'volume', 'rm', id);
+    await nodeCommand('remember', node.name);
+    await scratch.claim('afresh');
+    await scratch.podReady('afresh', { node: node.name, mounts: { '/data': 'afresh' } });
+    await scratch.removePod('afresh');
+    await scratch.removeClaim('afresh');
   },
-  8 * 60_000,
 );
 
 let acknowledgedBeforeKill = 0;
@@ -146,6 +157,15 @@ afterAll(async () => {
 
 function lostNode(): RemoteNode {
   return nodeWhich(scratch.cluster, 'with a kernel of its own', ({ ownKernel }) => ownKernel);
+}
+
+/** Of vdctl, in a controller that runs. */
+async function nodeCommand(command: 'forget' | 'remember', name: string): Promise<void> {
+  const { kube, driver } = scratch.cluster;
+  const controllers = await driver.pods(components.controller);
+  const controller = controllers.find((pod) => pod.node !== name);
+  if (controller === undefined) throw new Error('no controller on a node that lives');
+  await kube.exec(controller, ['vdctl', 'node', command, name], { container: 'controller' });
 }
 
 async function untilDetached(volume: string): Promise<void> {
