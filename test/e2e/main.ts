@@ -63,6 +63,8 @@ interface Running {
   starting?: Promise<Provider>;
   provider?: Provider;
   control?: Server;
+  /** Of the steps, while the cluster is held. */
+  counts?: Counts;
 }
 
 class Interrupted extends Error {
@@ -107,7 +109,9 @@ async function runAll(wishes: Wishes): Promise<number> {
   try {
     counts = await Promise.race([runOnCluster(wishes, plan, running), broken]);
   } catch (error) {
-    if (error instanceof Skipped) {
+    if (error instanceof Interrupted && running.counts !== undefined) {
+      ({ counts } = running);
+    } else if (error instanceof Skipped) {
       printSkip(error.message);
       counts.skipped += plan.length;
     } else {
@@ -149,6 +153,7 @@ async function runOnCluster(
   const stateFile = await phase('installation', 120, () => install(running, provider, prepared));
   const counts = await phase('steps', 900, () => runGroups(plan, { root, stateFile, print }));
   if (counts.failed > 0) await report(running);
+  running.counts = counts;
   if (keep) await hold(stateFile, provider);
   return counts;
 }
