@@ -4,6 +4,7 @@ export default {
   transform: { '^.+\\.ts$': '@swc/jest' },
   testEnvironment: 'node',
   testMatch: ['<rootDir>/test/e2e/steps/*.e2e.ts'],
+  testSequencer: '<rootDir>/test/e2e/sequencer.js',
   testTimeout: 120_000,
   cacheDirectory: '<rootDir>/node_modules/.cache/jest',
 };

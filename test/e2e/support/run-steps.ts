@@ -62,6 +62,7 @@ async function runGroup(group: StepGroup, { root, stateFile, print }: RunOptions
           ...process.env,
           NODE_OPTIONS: `--experimental-vm-modules --no-warnings ${process.env['NODE_OPTIONS'] ?? ''}`,
           E2E_STATE: stateFile,
+          E2E_FILES: files.join(','),
           TEST_RESULTS: results,
         },
       },
