@@ -1,7 +1,6 @@
 /** Runs groups of steps with jest, one after the other, and sums up what they counted. */
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { SuiteCounts } from '../../support/jest-reporter.ts';
 import type { StepGroup } from '../plan.ts';
 import { runCommand } from './commands.ts';
@@ -41,7 +40,7 @@ export async function runGroups(
 }
 
 async function runGroup(group: StepGroup, { root, stateFile, print }: RunOptions): Promise<Counts> {
-  const folder = mkdtempSync(join(tmpdir(), 'vdcsi-e2e-results-'));
+  const folder = mkdtempSync(join(dirname(stateFile), 'results-'));
   try {
     const results = join(folder, 'results.json');
     const files = group.files.map((file) => join(root, 'test/e2e/steps', `${file}.e2e.ts`));
