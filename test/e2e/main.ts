@@ -141,17 +141,19 @@ async function runOnCluster(
     const options = { which, logger, cachedOnly };
     return await (kind.prepare?.(options) ?? prepareFromSources(options));
   });
+  const { signal } = running.interrupt;
   const provider = await phase(`cluster (${kind.name})`, 90, async () => {
     const { archives, toolsDirectory } = prepared;
     const nodes = which === 'smoke' ? 'one' : 'all';
-    const { signal } = running.interrupt;
     running.starting = kind.up({ toolsDirectory, images: archives, nodes, logger, signal });
     running.provider = await running.starting;
     return running.provider;
   });
-  if (running.interrupt.signal.aborted) throw new Interrupted('interrupted');
+  if (signal.aborted) throw new Interrupted('interrupted');
   const stateFile = await phase('installation', 120, () => install(running, provider, prepared));
-  const counts = await phase('steps', 900, () => runGroups(plan, { root, stateFile, print }));
+  const counts = await phase('steps', 900, () =>
+    runGroups(plan, { root, stateFile, print, signal }),
+  );
   if (counts.failed > 0) await report(running);
   running.counts = counts;
   if (keep) await hold(stateFile, provider);

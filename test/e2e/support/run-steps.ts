@@ -15,6 +15,8 @@ export interface RunOptions {
   readonly root: string;
   readonly stateFile: string;
   readonly print: (line: string) => void;
+  /** No group is started after it has fired. */
+  readonly signal?: AbortSignal;
 }
 
 const groupLimitMs = 20 * 60_000;
@@ -25,6 +27,7 @@ export async function runGroups(
 ): Promise<Counts> {
   const sum: Counts = { passed: 0, failed: 0, skipped: 0 };
   for (const group of groups) {
+    options.signal?.throwIfAborted();
     const started = performance.now();
     options.print(`\n== steps: ${group.name}`);
     const counts = await runGroup(group, options);
