@@ -19,7 +19,7 @@ import { CsiClient } from './real-csi.ts';
 export const executable = resolve(import.meta.dirname, '../../bin/volumedriver-csi');
 export const MiB = 1024 * 1024;
 export const nodeId = 'node-1';
-const startMs = 30_000;
+const startMs = 120_000;
 
 export type Role = 'volumedriver' | 'attacher' | 'plugin' | 'all';
 
