@@ -6,7 +6,7 @@ import type { Command } from 'commander';
 import { parseEndpoint } from '../api/endpoint.ts';
 import { VolumedriverClient } from '../api/volumedriver-client.ts';
 import { VolumeError } from '../volumes/errors.ts';
-import type { Page, PageRequest, VolumeService } from '../volumes/volume-service.ts';
+import type { VolumeService } from '../volumes/volume-service.ts';
 import { renderJson, type OutputFormat } from './output.ts';
 
 export interface Io {
@@ -43,21 +43,4 @@ export async function withService(
   } finally {
     client.close();
   }
-}
-
-/** All items of a listing, page by page. */
-export async function allPages<Item>(
-  list: (page: PageRequest) => Promise<Page<Item>>,
-): Promise<Item[]> {
-  const items: Item[] = [];
-  let startToken: string | undefined;
-  do {
-    const page = await list(startToken === undefined ? {} : { startToken });
-    items.push(...page.items);
-    if (page.nextToken === startToken && startToken !== undefined) {
-      throw new VolumeError('PROTOCOL_ERROR', 'list: the volumedriver repeats a page');
-    }
-    startToken = page.nextToken;
-  } while (startToken !== undefined);
-  return items;
 }

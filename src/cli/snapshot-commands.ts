@@ -1,9 +1,10 @@
 /** vdctl snapshot … */
 import type { Command } from 'commander';
+import { allPages } from '../volumes/all-pages.ts';
 import { VolumeError } from '../volumes/errors.ts';
 import type { Snapshot } from '../volumes/volume.ts';
 import { printable, renderSnapshots } from './output.ts';
-import { allPages, withService, type Answer, type Io } from './session.ts';
+import { withService, type Answer, type Io } from './session.ts';
 
 const volumeArgument = ['<volume>', 'name or id of the volume'] as const;
 const nameArgument = ['<name>', 'name or id of the snapshot'] as const;
@@ -36,7 +37,9 @@ export function addSnapshotCommands(program: Command, io: Io): void {
     .description('list the snapshots of a volume, oldest first')
     .action(async (volume: string, _options: object, command: Command) => {
       await withService(command, io, async (service) => {
-        const snapshots = await allPages((page) => service.listSnapshots({ volume }, page));
+        const snapshots = await Array.fromAsync(
+          allPages((page) => service.listSnapshots({ volume }, page)),
+        );
         // An empty list is only an answer when the volume exists.
         if (snapshots.length === 0) await service.getVolume(volume);
         return { json: snapshots, text: renderSnapshots(snapshots) };

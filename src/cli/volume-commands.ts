@@ -1,10 +1,11 @@
 /** vdctl volume … */
 import { Option, type Command } from 'commander';
+import { allPages } from '../volumes/all-pages.ts';
 import { VolumeError } from '../volumes/errors.ts';
 import type { SnapshotRef, VolumeService } from '../volumes/volume-service.ts';
 import { flushTargets, type FlushTarget, type Volume } from '../volumes/volume.ts';
 import { printable, renderVolume, renderVolumes } from './output.ts';
-import { allPages, withService, type Answer, type Io } from './session.ts';
+import { withService, type Answer, type Io } from './session.ts';
 import { formatSize, parseSize } from './sizes.ts';
 
 export function addVolumeCommands(program: Command, io: Io): void {
@@ -49,7 +50,7 @@ export function addVolumeCommands(program: Command, io: Io): void {
     .description('list volumes')
     .action(async (_options: object, command: Command) => {
       await withService(command, io, async (service) => {
-        const volumes = await allPages((page) => service.listVolumes(page));
+        const volumes = await Array.fromAsync(allPages((page) => service.listVolumes(page)));
         return { json: volumes, text: renderVolumes(volumes) };
       });
     });

@@ -5,6 +5,7 @@
 import type { Clock } from '../base/clock.ts';
 import type { Logger } from '../base/logger.ts';
 import { haltedProblem, type VolumeProblem } from '../csi/volume-health.ts';
+import { allPages } from '../volumes/all-pages.ts';
 import { hasCode } from '../volumes/errors.ts';
 import type { Volume } from '../volumes/volume.ts';
 import { problemOf } from './volume-health.ts';
@@ -106,13 +107,10 @@ export class HealthWatcher {
   /** Undefined when it does not answer. */
   async #volumesOf({ nodeId, volumes }: Volumedriver): Promise<Map<string, Volume> | undefined> {
     const all = new Map<string, Volume>();
-    let startToken: string | undefined;
     try {
-      do {
-        const page = await volumes.listVolumes(startToken === undefined ? {} : { startToken });
-        for (const volume of page.items) all.set(volume.id, volume);
-        startToken = page.nextToken;
-      } while (startToken !== undefined);
+      for await (const volume of allPages((page) => volumes.listVolumes(page))) {
+        all.set(volume.id, volume);
+      }
       return all;
     } catch (error) {
       this.#logger.info('the volumes of a node cannot be listed', { nodeId, error });

@@ -10,6 +10,7 @@ import {
   publishContextKeys,
   requireSupported,
 } from '../csi/volume-capability.ts';
+import { allPages } from '../volumes/all-pages.ts';
 import { hasCode, VolumeError } from '../volumes/errors.ts';
 import type { VolumeService } from '../volumes/volume-service.ts';
 import type { Volume } from '../volumes/volume.ts';
@@ -117,14 +118,10 @@ async function checkLimit(
 ): Promise<void> {
   const { volumeId, nodeId, attachLimit } = wanted;
   let published = 0;
-  let startToken: string | undefined;
-  do {
-    const page = await volumes.listVolumes(startToken === undefined ? {} : { startToken });
-    published += page.items.filter(({ grants }) =>
-      grants.some((one) => one.node === nodeId),
-    ).length;
-    startToken = page.nextToken;
-  } while (startToken !== undefined && published < attachLimit);
+  for await (const { grants } of allPages((page) => volumes.listVolumes(page))) {
+    if (grants.some((one) => one.node === nodeId)) published += 1;
+    if (published >= attachLimit) break;
+  }
   if (published < attachLimit) return;
   throw new VolumeError(
     'LIMIT_REACHED',

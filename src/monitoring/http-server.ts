@@ -87,7 +87,7 @@ export async function startMonitoringIfWanted(
   }
 }
 
-/** A liveness probe that finds no connection left ends the role: nobody else may bring that about. */
+/** A probe that finds no connection left takes the role for unready: nobody else may bring that about. */
 function limitForeign(server: Server): void {
   let count = 0;
   server.on('connection', (socket) => {

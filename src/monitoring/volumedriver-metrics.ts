@@ -4,8 +4,8 @@
  */
 import { Gauge, type Registry } from 'prom-client';
 import type { Clock } from '../base/clock.ts';
-import type { Volume } from '../volumes/volume.ts';
-import type { VolumeService } from '../volumes/volume-service.ts';
+import { allPages } from '../volumes/all-pages.ts';
+import type { PageRequest, VolumeService } from '../volumes/volume-service.ts';
 import type { MetricsPage } from './http-server.ts';
 import { Question } from './question.ts';
 import { addInfo, processRegistry } from './process-metrics.ts';
@@ -96,7 +96,8 @@ export class VolumedriverMetrics implements MetricsPage {
     this.#capacity.set({ kind: 'available' }, availableBytes);
     const counts = { all: 0, open: 0, halted: 0 };
     const bytes = { size: 0, used: 0 };
-    for await (const volume of volumesOf(service)) {
+    const list = (page: PageRequest) => service.listVolumes({ ...page, limit: pageVolumes });
+    for await (const volume of allPages(list)) {
       counts.all += 1;
       if (volume.clients > 0) counts.open += 1;
       if (volume.halted !== null) counts.halted += 1;
@@ -106,16 +107,4 @@ export class VolumedriverMetrics implements MetricsPage {
     for (const [state, count] of Object.entries(counts)) this.#volumes.set({ state }, count);
     for (const [kind, count] of Object.entries(bytes)) this.#volumeBytes.set({ kind }, count);
   }
-}
-
-async function* volumesOf(service: VolumeService): AsyncGenerator<Volume> {
-  let startToken: string | undefined;
-  do {
-    const page = await service.listVolumes({
-      limit: pageVolumes,
-      ...(startToken !== undefined && { startToken }),
-    });
-    yield* page.items;
-    startToken = page.nextToken;
-  } while (startToken !== undefined);
 }

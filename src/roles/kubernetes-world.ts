@@ -95,8 +95,8 @@ async function openIssuer(
     audience: driverName,
     selector: config.volumedriverSelector,
   });
-  const review = async (token: string): Promise<TokenVerdict> => {
-    const verdict = await reviews.review(token);
+  const review = async (token: string, signal: AbortSignal): Promise<TokenVerdict> => {
+    const verdict = await reviews.review(token, signal);
     if (verdict.accepted) return { kind: 'accepted', nodeId: verdict.nodeId };
     return { kind: 'refused', reason: verdict.reason };
   };
